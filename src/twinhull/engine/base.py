@@ -10,8 +10,12 @@ import abc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
 from twinhull.instance.base import Process, Session, Stats
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
+from twinhull.volume.base import VolumeSpec, VolumeView
+
+__all__ = ["BootstrapSpec", "BuildSpec", "ImageView", "VolumeSpec", "VolumeView"]  # passed on; all else here is public too
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,35 +110,6 @@ class PathStat:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageView:
-    """`image inspect`/`ls`. id: hex without "sha256:". digests: "name@sha256:…". size: bytes unpacked."""
-
-    id: str
-    names: tuple[str, ...]
-    digests: tuple[str, ...]
-    created_at: float
-    size: int
-    architecture: str = ""
-    config: dict[str, object] = field(default_factory=dict)
-    """The OCI image configuration's `config` object (Entrypoint, Cmd, Env, User, WorkingDir, ExposedPorts, Volumes, Labels, Healthcheck, StopSignal)."""
-    layers: tuple[str, ...] = ()
-    """diff ids, base first."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeView:
-    """A named volume."""
-
-    name: str
-    created_at: float
-    driver: str = "local"
-    mountpoint: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
-    used_by: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class NetworkView:
     """A network. internal: no way out of the machine."""
 
@@ -160,43 +135,6 @@ class NetworkSpec:
     internal: bool = False
     mtu: int = 1500
     labels: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeSpec:
-    """`volume create`. name "": a random one."""
-
-    name: str = ""
-    driver: str = "local"
-    labels: dict[str, str] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSpec:
-    """`image build`. context: absolute folder on the daemon's machine."""
-
-    context: str
-    containerfile: str = ""
-    tags: tuple[str, ...] = ()
-    target: str = ""
-    args: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    no_cache: bool = False
-    pull: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class BootstrapSpec:
-    """`image bootstrap debian:bookworm`. packages: extra ones; date: SOURCE_DATE_EPOCH in seconds (0: the release's own)."""
-
-    distribution: str = "debian"
-    suite: str = "bookworm"
-    variant: str = "minbase"
-    packages: tuple[str, ...] = ()
-    mirror: str = ""
-    date: int = 0
-    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +225,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     async def commit(self, ref: str, tag: str, *, message: str = "", changes: tuple[str, ...] = ()) -> ImageView: ...
     @abc.abstractmethod
-    def events(self, *, since: float = 0, follow: bool = True, filters: dict[str, tuple[str, ...]] | None = None) -> AsyncIterator[Event]: ...
+    def events(
+        self, *, since: float = 0, follow: bool = True, filters: dict[str, tuple[str, ...]] | None = None
+    ) -> AsyncIterator[Event]: ...
 
     # images
     @abc.abstractmethod
