@@ -40,7 +40,7 @@ class HealthView:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """`inspect`. state: created, running, paused, restarting, exited, dead (see plan/lifecycle.py). Times: seconds since the epoch, 0 = not yet."""
+    """`inspect`. state: see plan/lifecycle.py. Times: seconds since the epoch, 0 = not yet."""
 
     id: str
     name: str
@@ -81,7 +81,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One entry of a log. `data` may end without a newline (a partial line). Bytes as text with surrogates; the API sends base64 where it isn't UTF-8."""
+    """One entry of a log. `data` may end without a newline (a partial line)."""
 
     at: float
     stream: int
@@ -188,7 +188,7 @@ class Engine(abc.ABC):
     async def inspect(self, ref: str) -> InstanceView: ...
     @abc.abstractmethod
     async def list(self, *, all: bool = False, filters: dict[str, tuple[str, ...]] | None = None) -> tuple[InstanceView, ...]:
-        """filters: name, id, status, label ("k" or "k=v"), ancestor, network, volume, runtime, health, exited; several values are "or", keys are "and"."""
+        """filters: see engine/filters.py; several values of a key are alternatives, all keys must hold."""
 
     @abc.abstractmethod
     async def exec(self, ref: str, process: Process) -> Session:

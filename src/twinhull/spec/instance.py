@@ -100,7 +100,7 @@ class MountSpec:
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """A secret or config placed as a file. `source`: absolute path on the daemon's machine, read at start; `content` is for configs only."""
+    """A secret or config placed as a file. `source`: absolute path here, read at start; `content`: configs only."""
 
     target: str
     source: str = ""
