@@ -7,130 +7,141 @@ are, an iterator of bytes as a chunked stream, anything else as JSON. Nothing he
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
+
+from twinhull.client import target as targets
+from twinhull.client.duplex import CONTROL, HIGH_WATER, STDERR, STDOUT, Duplex
+from twinhull.client.http import Connection, Response
+from twinhull.client.problems import UnreachableError, error_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     Query = Mapping[str, Any]
 
-CONTROL, STDOUT, STDERR = 0, 1, 2
-"""Kinds of messages of a `Duplex`."""
-HIGH_WATER = 256 * 1024
-"""Bytes waiting in a `Duplex` above which the caller should stop reading its own stdin."""
+__all__ = [
+    "CONTROL",
+    "HIGH_WATER",
+    "STDERR",
+    "STDOUT",
+    "Duplex",
+    "Response",
+    "UnreachableError",
+    "call",
+    "quote",
+    "request",
+    "sse",
+    "websocket",
+]
+
+_MAX_EVENT = 16 * 1024 * 1024
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
-class Response:
-    """An answer whose body hasn't been read yet. Use as a context manager, or `read()` it to the end."""
-
-    status: int
-    headers: dict[str, str]
-    """Names in lower case."""
-
-    def read(self) -> bytes:
-        """The whole body, at most 64 MiB, and close."""
-        raise NotImplementedError
-
-    def chunks(self) -> Iterator[bytes]:
-        """The body as it comes (tar streams)."""
-        raise NotImplementedError
-
-    def fileno(self) -> int:
-        """The socket, for select and poll."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Hang up; the daemon ends the stream."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Response:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-
-def call(method: str, path: str, query: Query | None = None, body: object = None) -> Any:
+def call(method: str, path: str, query: Query | None = None, body: object = None, *, target: targets.Target | None = None) -> Any:
     """One request and its decoded JSON answer (None for 204). `path` begins with /v1/. Raises TwinhullError; waits without a limit."""
-    raise NotImplementedError
+    with request(method, path, query, body, target=target) as response:
+        data = response.read()
+    return json.loads(data) if data else None
 
 
-def request(method: str, path: str, query: Query | None = None, body: object = None) -> Response:
+def request(method: str, path: str, query: Query | None = None, body: object = None, *, target: targets.Target | None = None) -> Response:
     """One request; a Response with status below 400, its body still to be read. Raises TwinhullError otherwise."""
-    raise NotImplementedError
+    connection = Connection(target or targets.current())
+    try:
+        response = connection.exchange(method, _with_query(path, query), body)
+        if response.status >= 400:
+            raise _problem(response)
+    except BaseException:
+        connection.close()
+        raise
+    return response
 
 
-def sse(method: str, path: str, query: Query | None = None, body: object = None) -> Iterator[tuple[str, Any]]:
-    """Server-sent events as (event name, decoded data); "message" is the default name. `event: error` is raised. Closing the iterator hangs up."""
-    raise NotImplementedError
+def sse(
+    method: str, path: str, query: Query | None = None, body: object = None, *, target: targets.Target | None = None
+) -> Iterator[tuple[str, Any]]:
+    """Server-sent events as (event name, decoded data); "message" is the default name. `event: error` is raised.
+
+    The request is made at once, so that its errors come from here; closing the iterator hangs up.
+    """
+    return _events(request(method, path, query, body, target=target))
 
 
-def websocket(path: str, query: Query | None = None, first: object = None) -> Duplex:
+def websocket(path: str, query: Query | None = None, first: object = None, *, target: targets.Target | None = None) -> Duplex:
     """Open a WebSocket, send `first` as a JSON text message (if not None), and return the duplex, non-blocking from then on."""
-    raise NotImplementedError
+    connection = Connection(target or targets.current())
+    try:
+        refusal = connection.upgrade(_with_query(path, query))
+        if refusal is not None:
+            raise _problem(refusal)
+        duplex = Duplex(connection)
+        if first is not None:
+            duplex.send_json(first)
+    except BaseException:
+        connection.close()
+        raise
+    return duplex
 
 
 def quote(segment: str) -> str:
-    """One path segment, percent-encoded (names and ids in paths)."""
-    raise NotImplementedError
+    """One path segment or query value, percent-encoded; undecodable bytes (surrogates) as they were."""
+    raw = segment.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
 
 
-class Duplex:
-    """A WebSocket of exec, attach or run, for a select/poll loop:
+def _with_query(path: str, query: Query | None) -> str:
+    pairs = [f"{quote(key)}={quote(_text(one))}" for key, value in (query or {}).items() for one in _values(value)]
+    return f"{path}?{'&'.join(pairs)}" if pairs else path
 
-        poll on `fileno()` for reading, and for writing too while `wants_write`;
-        readable → `for kind, payload in duplex.receive()`; writable → `duplex.flush()`;
-        read stdin only while `pending < HIGH_WATER`.
 
-    Control payloads (dict) as in docs/api.md: {"created": …}, {"started": true}, {"exit": code}; {"error": problem} is raised by `receive`
-    as the class it names. After the peer has closed, `closed` is true and `receive` returns [].
-    """
+def _values(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
-    closed: bool
 
-    def fileno(self) -> int:
-        """The socket."""
-        raise NotImplementedError
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
-    @property
-    def pending(self) -> int:
-        """Bytes accepted by the send methods and not yet taken by the socket."""
-        raise NotImplementedError
 
-    @property
-    def wants_write(self) -> bool:
-        """Whether to poll for writing."""
-        raise NotImplementedError
+def _problem(response: Response) -> Exception:
+    with response:
+        try:
+            fields = json.loads(response.read())
+        except ValueError:
+            fields = None
+    return error_of(fields, response.status, response.headers)
 
-    def receive(self) -> list[tuple[int, Any]]:
-        """All complete messages that can be had without waiting: (STDOUT|STDERR, bytes) or (CONTROL, dict). Bounded to about 256 KiB a call
-        (with TLS it may have more: call again until it returns nothing). Raises the daemon's error, or TemporaryError if it vanished."""
-        raise NotImplementedError
 
-    def flush(self) -> None:
-        """Write what the socket takes without waiting."""
-        raise NotImplementedError
+def _events(response: Response) -> Iterator[tuple[str, Any]]:
+    with response:
+        name, data = "message", b""
+        for line in _lines(response):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if not line and data:
+                yield _event(name, data)
+                name, data = "message", b""
+            elif field == b"event":
+                name = value.decode()
+            elif field == b"data":
+                data = data + b"\n" + value if data else value
 
-    def send_stdin(self, data: bytes) -> None:
-        """Queue stdin data and flush what goes; check `pending`."""
-        raise NotImplementedError
 
-    def send_eof(self) -> None:
-        """End of stdin."""
-        raise NotImplementedError
+def _event(name: str, data: bytes) -> tuple[str, Any]:
+    value = json.loads(data)
+    if name == "error":
+        raise error_of(value, value.get("status", 500) if isinstance(value, dict) else 500)
+    return name, value
 
-    def send_resize(self, rows: int, cols: int) -> None:
-        """The terminal's new size."""
-        raise NotImplementedError
 
-    def send_signal(self, name: str) -> None:
-        """A signal by its name without SIG, e.g. "INT"."""
-        raise NotImplementedError
-
-    def messages(self) -> Iterator[tuple[int, Any]]:
-        """The same as `receive`, waiting, until the peer closes: for callers without stdin."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Hang up (exec'd processes end, attached workloads live on). Any number of times."""
-        raise NotImplementedError
+def _lines(response: Response) -> Iterator[bytes]:
+    """Lines without their ends, each of a bounded length."""
+    rest = b""
+    for chunk in response.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.removesuffix(b"\r") for line in lines)
+        if len(rest) > _MAX_EVENT:
+            raise UnreachableError(f"the daemon sent a line of more than {_MAX_EVENT} bytes")
