@@ -1,0 +1,236 @@
+"""QEMU's command line, built purely: the same description gives the same arguments (golden tests compare whole lines).
+
+Invariant: the order and number of devices depends on `Vm`'s shape only (disks, number of interfaces, volumes or none), never on what is
+behind them, because virtio-mmio has no hotplug and a template's slots are fixed: root disk, scratch disk, serial bus, entropy, interfaces,
+volumes. All files but kernel and initrd reach QEMU as descriptors, so that its jail needs no view of the host.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from twinhull.spec.instance import Resources
+
+AGENT_PORT = "org.twinhull.agent.0"
+"""Name of the virtio-serial port that the agent opens."""
+VOLUMES_TAG = "volumes"
+"""The 9p device's mount tag."""
+
+MIB = 1 << 20
+DEFAULT_MEMORY = 256 * MIB
+DEFAULT_CPUS = 2
+_KERNEL_OVERHEAD = 80 * MIB
+"""What the guest's kernel, the unpacked initrd and the agent need beside the workload: 61 MiB measured for Debian's 6.1 at 256 MiB."""
+_PER_PAGE = 32
+"""One part in so many for page structures (1/64), page tables and slab."""
+_ALIGN = 2 * MIB
+
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_MACHINE = "microvm,acpi=on,x-option-roms=off,isa-serial=on,pit=off,pic=off,rtc=on"
+_TB_MIB = 128
+"""TCG's code cache in MiB; its default grows with the host's memory."""
+
+
+class Accelerator(StrEnum):
+    """What executes the guest's instructions."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Accelerator and processors. `tsc_khz`: the host's time stamp counter, which a guest under TCG sees and can't calibrate itself."""
+
+    accelerator: Accelerator
+    count: int
+    tsc_khz: int = 0
+
+    @property
+    def model(self) -> str:
+        """The CPU model."""
+        return "host" if self.accelerator is Accelerator.KVM else "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One interface: address and the descriptor of its tap (with vnet_hdr)."""
+
+    mac: str
+    tap: int
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Descriptors of listening UNIX sockets."""
+
+    agent: int
+    qmp: int
+    console: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """All that the command line says. `name`: the run folder, by which a lost process is found.
+
+    `memory`: bytes of guest RAM. `root`, `scratch`: descriptors (-1: no disks). `volumes`: folder in the jail, "" = none.
+    """
+
+    name: str
+    binary: str
+    kernel: str
+    initrd: str
+    memory: int
+    cpu: Cpu
+    channels: Channels
+    root: int = -1
+    scratch: int = -1
+    nics: tuple[Nic, ...] = ()
+    volumes: str = ""
+    resources: Resources = field(default_factory=Resources)
+
+
+def argv(vm: Vm) -> tuple[str, ...]:
+    """The whole command line."""
+    return (
+        vm.binary,
+        *("-name", f"guest={_escaped(vm.name)},debug-threads=on"),
+        *("-machine", _MACHINE),
+        *("-cpu", vm.cpu.model),
+        *("-accel", _accelerator(vm.cpu.accelerator)),
+        *("-smp", str(vm.cpu.count)),
+        *("-m", f"{vm.memory // MIB}M"),
+        *("-nodefaults", "-no-user-config", "-no-reboot"),
+        *("-display", "none"),
+        *("-sandbox", _SANDBOX),
+        *("-global", "virtio-mmio.force-legacy=false"),
+        *("-kernel", vm.kernel),
+        *("-initrd", vm.initrd),
+        *("-append", " ".join(kernel_arguments(vm.cpu))),
+        *_channels(vm.channels),
+        *_disks(vm),
+        *_serial_and_entropy(),
+        *_nics(vm.nics),
+        *_volumes(vm),
+    )
+
+
+def kernel_arguments(cpu: Cpu) -> tuple[str, ...]:
+    """The guest kernel's command line. TCG doesn't speculate, so mitigations cost and give nothing there; under KVM the kernel decides."""
+    common = ("console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on", "init_on_alloc=0")
+    if cpu.accelerator is Accelerator.KVM:
+        return common
+    return (*common, "mitigations=off", "no_timer_check", "tsc=reliable", f"tsc_early_khz={cpu.tsc_khz}")
+
+
+def ram(limit: int) -> int:
+    """Guest RAM in bytes for a workload that may use `limit` bytes (0: the default), so that its own cgroup is what ends."""
+    wanted = (limit or DEFAULT_MEMORY) + _KERNEL_OVERHEAD
+    wanted += wanted // _PER_PAGE
+    return -(-wanted // _ALIGN) * _ALIGN
+
+
+def cpu_count(cpus: float, host: int) -> int:
+    """Virtual CPUs: the limit rounded up, by default two, never more than the host has."""
+    return max(1, min(math.ceil(cpus) or DEFAULT_CPUS, host))
+
+
+def throttle(resources: Resources) -> dict[str, int]:
+    """QEMU's ThrottleLimits; without limits all are zero, which lifts them."""
+    return {
+        "bps-read": resources.read_bps,
+        "bps-write": resources.write_bps,
+        "iops-read": resources.read_iops,
+        "iops-write": resources.write_iops,
+    }
+
+
+def _accelerator(accelerator: Accelerator) -> str:
+    return "kvm" if accelerator is Accelerator.KVM else f"tcg,thread=multi,tb-size={_TB_MIB}"
+
+
+def _channels(channels: Channels) -> tuple[str, ...]:
+    """All three are sockets that a restarted daemon connects to again; while nobody is connected, the console's output is dropped."""
+    return (
+        *("-chardev", f"socket,id=qmp,fd={channels.qmp},server=on,wait=off"),
+        *("-mon", "chardev=qmp,mode=control"),
+        *("-chardev", f"socket,id=console,fd={channels.console},server=on,wait=off"),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off"),
+    )
+
+
+def _disks(vm: Vm) -> tuple[str, ...]:
+    """Root: read-only, through the host's page cache, which all VMs of the image share. Scratch: sparse, discards give space back."""
+    if vm.root < 0:
+        return ()
+    root = (
+        *("-add-fd", f"fd={vm.root},set=1"),
+        *("-blockdev", _json(_file("root-file", 1, read_only=True))),
+        *("-blockdev", _json({"driver": "raw", "node-name": "root-raw", "file": "root-file", "read-only": True})),
+    )
+    scratch = (
+        *("-add-fd", f"fd={vm.scratch},set=2"),
+        *("-blockdev", _json(_file("scratch-file", 2, read_only=False) | {"discard": "unmap"})),
+        *("-blockdev", _json({"driver": "raw", "node-name": "scratch-raw", "file": "scratch-file", "discard": "unmap"})),
+    )
+    return (
+        *("-object", _json({"qom-type": "throttle-group", "id": "limits", "limits": throttle(vm.resources)})),
+        *root,
+        *_throttled("root", read_only=True),
+        *("-device", "virtio-blk-device,id=root,drive=root,serial=root,write-cache=off"),
+        *scratch,
+        *_throttled("scratch", read_only=False),
+        *("-device", "virtio-blk-device,id=scratch,drive=scratch,serial=scratch,discard=on"),
+    )
+
+
+def _file(node: str, fdset: int, *, read_only: bool) -> dict[str, object]:
+    """Locks are off: read-only roots are shared, and a scratch disk belongs to one instance, which has one QEMU."""
+    base: dict[str, object] = {"driver": "file", "node-name": node, "filename": f"/dev/fdset/{fdset}", "locking": "off"}
+    return base | {"read-only": read_only, "cache": {"direct": False, "no-flush": False}}
+
+
+def _throttled(name: str, *, read_only: bool) -> tuple[str, ...]:
+    node = {"driver": "throttle", "node-name": name, "throttle-group": "limits", "file": f"{name}-raw", "read-only": read_only}
+    return ("-blockdev", _json(node if read_only else node | {"discard": "unmap"}))
+
+
+def _serial_and_entropy() -> tuple[str, ...]:
+    return (
+        *("-device", "virtio-serial-device,id=serial,max_ports=2"),
+        *("-device", f"virtserialport,chardev=agent,name={AGENT_PORT}"),
+        *("-object", "rng-builtin,id=entropy"),
+        *("-device", "virtio-rng-device,id=rng,rng=entropy"),
+    )
+
+
+def _nics(nics: tuple[Nic, ...]) -> tuple[str, ...]:
+    words: list[str] = []
+    for number, nic in enumerate(nics):
+        words += ["-netdev", f"tap,id=net{number},fd={nic.tap}"]
+        words += ["-device", f"virtio-net-device,id=nic{number},netdev=net{number},mac={nic.mac}"]
+    return tuple(words)
+
+
+def _volumes(vm: Vm) -> tuple[str, ...]:
+    """One device for all volumes: they are bound below one folder. Limits on bytes and operations count here too."""
+    if not vm.volumes:
+        return ()
+    limits = "".join(f",throttling.{name}={value}" for name, value in throttle(vm.resources).items() if value)
+    return (
+        *("-fsdev", f"local,id=volumes,path={_escaped(vm.volumes)},security_model=passthrough,multidevs=remap{limits}"),
+        *("-device", f"virtio-9p-device,id=volumes,fsdev=volumes,mount_tag={VOLUMES_TAG}"),
+    )
+
+
+def _escaped(value: str) -> str:
+    """QEMU's option syntax takes a doubled comma for a comma."""
+    return value.replace(",", ",,")
+
+
+def _json(value: dict[str, object]) -> str:
+    return json.dumps(value, separators=(",", ":"))
