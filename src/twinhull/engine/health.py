@@ -1,0 +1,74 @@
+"""Runs an instance's health check at its times and folds the results (plan/health.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from twinhull.engine.live import Live
+from twinhull.errors import TwinhullError
+from twinhull.instance.base import Instance, Process, Session
+from twinhull.plan import health as fold
+from twinhull.plan.lifecycle import State
+from twinhull.spec.instance import HealthCheck
+
+TIMED_OUT = 124
+"""Exit code that stands for a probe over its time, as timeout(1) has it."""
+
+
+async def watch(live: Live, instance: Instance, changed: Callable[[Live], None]) -> None:
+    """Probe until cancelled; `changed` is called when the status is another one."""
+    check = live.check
+    if check is None or not fold.enabled(check):
+        return
+    while True:
+        age = time.time() - live.record.started_at
+        await asyncio.sleep(fold.delay(live.health, check, age))
+        if live.record.state is not State.RUNNING:
+            continue
+        before = live.health.status
+        probe = await _probe(live, instance, check)
+        live.health = fold.after(live.health, probe, check, probe.ended - live.record.started_at)
+        if live.health.status != before:
+            changed(live)
+
+
+async def _probe(live: Live, instance: Instance, check: HealthCheck) -> fold.Probe:
+    started = time.time()
+    output = bytearray()
+    try:
+        async with asyncio.timeout(check.timeout):
+            code = await _run(instance, _process(live, check), output)
+    except TimeoutError:
+        code = TIMED_OUT
+        output += f"no end within {check.timeout:g} s".encode()
+    except TwinhullError as error:
+        code = 127
+        output += str(error).encode()
+    return fold.Probe(started, time.time(), code, output.decode("utf-8", "replace"))
+
+
+async def _run(instance: Instance, process: Process, output: bytearray) -> int:
+    session = await instance.exec(process)
+    try:
+        await session.close_stdin()
+        await _collect(session, output)
+        return await session.wait()
+    finally:
+        await session.close()
+
+
+async def _collect(session: Session, output: bytearray) -> None:
+    async for _, data in session.output():
+        output += data[: max(0, fold.OUTPUT_LIMIT - len(output))]
+
+
+def _process(live: Live, check: HealthCheck) -> Process:
+    own = live.instance.launch.process if live.instance else None
+    return Process(
+        argv=fold.command(check),
+        env=own.env if own else (),
+        cwd=own.cwd if own else "/",
+        user=own.user if own else "",
+    )

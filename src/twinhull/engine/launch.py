@@ -1,0 +1,247 @@
+"""From a record to a `Launch`: everything that is the same for all runtimes is resolved here, once per start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twinhull.engine.live import Live
+from twinhull.engine.settings import Settings
+from twinhull.errors import NotFoundError, UnsupportedError, UserError
+from twinhull.home import Home
+from twinhull.image.store import ImageStore
+from twinhull.instance.base import (
+    HostMount,
+    InjectedFile,
+    Launch,
+    Paths,
+    PortKind,
+    Process,
+    Root,
+    RootKind,
+)
+from twinhull.instance.factory import traits
+from twinhull.network.base import NetworkRecord, Port
+from twinhull.network.files import Host, hosts_file, resolv_conf
+from twinhull.network.host import NetnsHandle, NetworkHost
+from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode, Runtime
+from twinhull.spec.process import argv, environment
+from twinhull.volume.store import VolumeStore
+
+_FIRST_ID = 0x7000_0000
+"""Below podman's range (2147483647) and above systemd-nspawn's (1879048191): 4,095 instances of 65,536 ids."""
+_IDS = 65_536
+SLOTS = 4_095
+FILE_LIMIT = 1024 * 1024
+"""Bytes of one secret or config; the guest agent takes no more (agent/PROTOCOL.md)."""
+MAINTENANCE = ("/run/twinhull/agent", "pause")
+"""argv of a start that only holds the root for `cp`, `export` and their kin."""
+
+
+@dataclass
+class Attachment:
+    """What the network gave to one start; closed once the hull holds it."""
+
+    ports: tuple[Port, ...] = ()
+    netns: NetnsHandle | None = None
+    taps: tuple[int, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Builds launches for one engine."""
+
+    home: Home
+    settings: Settings
+    images: ImageStore
+    volumes: VolumeStore
+    network: NetworkHost
+    networks: dict[str, NetworkRecord]
+
+    def refuse_unsupported(self, spec: InstanceSpec) -> None:
+        """Raise UnsupportedError for what the runtime or the machine's owner doesn't allow; called before anything is made."""
+        kind = traits(spec.runtime)
+        for feature, wanted in _features(spec).items():
+            if wanted and feature in kind.reasons:
+                raise UnsupportedError(f"runtime {spec.runtime} can't do {feature}: {kind.reasons[feature]}")
+        if spec.network_mode is NetworkMode.HOST and not kind.host_network:
+            raise UnsupportedError(
+                f"runtime {spec.runtime} can't share the host's network: it has a kernel of its own", "publish ports: -p"
+            )
+        self._refuse_forbidden(spec)
+
+    def bare(self, live: Live) -> Launch:
+        """Enough to adopt, use or delete what an earlier daemon started; nothing is read from images or secrets."""
+        spec = live.record.spec
+        return Launch(
+            id=live.id,
+            name=live.record.name,
+            paths=self.paths(live.id),
+            root=Root(live.record.image_id),
+            process=self._process(live),
+            hostname=_hostname(live),
+            mounts=(),
+            files=(),
+            interfaces=(),
+            resources=spec.resources,
+            security=spec.security,
+            ulimits=spec.ulimits,
+            sysctls=spec.sysctls,
+            shm_size=spec.shm_size,
+            init=spec.init,
+            id_base=_FIRST_ID + live.record.id_slot * _IDS,
+            cgroup=f"{self.home.cgroup}/{live.id[:12]}",
+            log_max_size=spec.logging.max_size,
+            log_max_files=spec.logging.max_files,
+        )
+
+    async def known(self, live: Live) -> Launch:
+        """`bare` plus the image's root, for adoption; an image that was removed meanwhile is no hindrance."""
+        try:
+            return _with(self.bare(live), root=await self._root(live))
+        except NotFoundError:
+            return self.bare(live)
+
+    async def full(self, live: Live, attachment: Attachment) -> Launch:
+        """For a start: root, mounts, files and network are ready."""
+        spec = live.record.spec
+        return _with(
+            self.bare(live),
+            root=await self._root(live),
+            mounts=tuple(self._mount(mount) for mount in spec.mounts),
+            files=(*self._network_files(live), *(_file(file) for file in spec.files)),
+            interfaces=tuple(port.interface for port in attachment.ports),
+            netns=attachment.netns.path if attachment.netns else None,
+            host_network=spec.network_mode is NetworkMode.HOST,
+            taps=attachment.taps,
+        )
+
+    async def maintenance(self, live: Live) -> Launch:
+        """For file tools on an instance that doesn't run: its root and mounts, no network, a process that only waits."""
+        spec = live.record.spec
+        return _with(
+            self.bare(live),
+            root=await self._root(live),
+            mounts=tuple(self._mount(mount) for mount in spec.mounts),
+            process=Process(argv=MAINTENANCE, env=(), user="0:0"),
+            init=False,
+        )
+
+    async def attach(self, live: Live) -> Attachment:
+        """Interfaces for one start."""
+        ports = self.network_ports(live)
+        if not ports:
+            return Attachment()
+        if traits(live.record.spec.runtime).port is PortKind.TAP:
+            return Attachment(ports, taps=await self.network.attach_taps(ports))
+        return Attachment(ports, netns=await self.network.attach_netns(ports))
+
+    def network_ports(self, live: Live) -> tuple[Port, ...]:
+        """The instance's endpoints in the network layer's terms."""
+        return tuple(
+            self.network.port(
+                self.networks[endpoint.network_id],
+                number=endpoint.number,
+                position=endpoint.position,
+                address=endpoint.address,
+                mac=endpoint.mac,
+            )
+            for endpoint in live.endpoints
+        )
+
+    def paths(self, instance_id: str) -> Paths:
+        """The instance's two folders."""
+        return Paths(self.home.instance_state(instance_id), self.home.instance_run(instance_id))
+
+    def _refuse_forbidden(self, spec: InstanceSpec) -> None:
+        if spec.security.privileged and not self.settings.allow_privileged:
+            raise UnsupportedError("privileged instances are off on this machine", "config.toml: [security] allow_privileged = true")
+        if spec.security.seccomp == "unconfined" and not self.settings.allow_unconfined:
+            raise UnsupportedError("seccomp=unconfined is off on this machine", "config.toml: [security] allow_unconfined = true")
+
+    def _process(self, live: Live) -> Process:
+        spec, image = live.record.spec, live.image
+        return Process(
+            argv=argv(spec, image),
+            env=environment(spec, image, _hostname(live)),
+            cwd=spec.workdir or image.workdir or "/",
+            user=spec.user or image.user,
+            tty=spec.tty,
+            stdin=spec.stdin,
+        )
+
+    async def _root(self, live: Live) -> Root:
+        image_id = live.record.image_id
+        if traits(live.record.spec.runtime).root is RootKind.EROFS:
+            return Root(image_id, erofs=await self.images.erofs(image_id))
+        return Root(image_id, layers=await self.images.layers(image_id))
+
+    def _mount(self, mount: MountSpec) -> HostMount:
+        if mount.type is MountType.TMPFS:
+            return HostMount(mount.target, None, mount.read_only, mount.tmpfs_size, mount.tmpfs_mode)
+        source = Path(mount.source) if mount.type is MountType.BIND else self.volumes.path(mount.source, mount.subpath)
+        if not source.exists():
+            raise UserError(f"mount source {source} doesn't exist", "create it first, or use a named volume")
+        return HostMount(mount.target, source, mount.read_only)
+
+    def _network_files(self, live: Live) -> tuple[InjectedFile, ...]:
+        spec = live.record.spec
+        hostname = _hostname(live)
+        if spec.network_mode is NetworkMode.HOST:
+            return tuple(_host_file(path) for path in ("/etc/hosts", "/etc/resolv.conf"))
+        gateway = self.networks[live.endpoints[0].network_id].gateway if live.endpoints else ""
+        own = tuple(Host(endpoint.address, (hostname,)) for endpoint in live.endpoints[:1])
+        return (
+            InjectedFile("/etc/hosts", hosts_file(own, spec.extra_hosts, gateway).encode()),
+            InjectedFile("/etc/resolv.conf", resolv_conf(gateway, spec.dns, spec.dns_search).encode()),
+            InjectedFile("/etc/hostname", f"{hostname}\n".encode()),
+        )
+
+
+def _with(launch: Launch, **changes: object) -> Launch:
+    from dataclasses import replace
+
+    return replace(launch, **changes)  # type: ignore[arg-type]
+
+
+def _hostname(live: Live) -> str:
+    return live.record.spec.hostname or live.id[:12]
+
+
+def _host_file(path: str) -> InjectedFile:
+    return InjectedFile(path, Path(path).read_bytes() if Path(path).exists() else b"")
+
+
+def _file(file: FileSpec) -> InjectedFile:
+    content = file.content.encode()
+    if file.source:
+        content = _read(Path(file.source))
+    return InjectedFile(file.target, content, file.mode, file.uid, file.gid, file.secret, read_only=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise UserError(f"read {path}: {error.strerror}") from None
+    if len(content) > FILE_LIMIT:
+        raise UserError(f"{path} is larger than {FILE_LIMIT} bytes", "mount it instead: -v")
+    return content
+
+
+def _features(spec: InstanceSpec) -> dict[str, bool]:
+    """What a runtime may refuse, by the names used in Traits.reasons."""
+    return {
+        "snapshot": bool(spec.snapshot),
+        "cpuset": bool(spec.resources.cpuset),
+        "tty": spec.tty,
+        "volumes": any(mount.type is not MountType.TMPFS for mount in spec.mounts),
+        "limits": spec.resources != type(spec.resources)(),
+        "init": spec.init,
+        "sysctls": bool(spec.sysctls),
+        "privileged": spec.security.privileged,
+        "io-limits": any((spec.resources.read_bps, spec.resources.write_bps, spec.resources.read_iops, spec.resources.write_iops)),
+        "networks": len(spec.networks) > 1,
+        "runtime": spec.runtime is Runtime.SANDBOX,
+    }

@@ -1,0 +1,572 @@
+"""The engine of this machine: one facade over instances, images, networks and volumes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from twinhull import __version__
+from twinhull.engine import filters as pick
+from twinhull.engine.base import (
+    BootstrapSpec,
+    BuildSpec,
+    Change,
+    DiskUsage,
+    Engine,
+    Event,
+    ExitView,
+    ImageView,
+    InstanceView,
+    LogLine,
+    NetworkSpec,
+    NetworkView,
+    PathStat,
+    VolumeSpec,
+    VolumeView,
+)
+from twinhull.engine.events import Events
+from twinhull.engine.files import Files
+from twinhull.engine.instances import ANONYMOUS, Instances
+from twinhull.engine.launch import Launcher
+from twinhull.engine.live import Live, view
+from twinhull.engine.names import check as check_name
+from twinhull.engine.recover import Recovery
+from twinhull.engine.settings import Settings
+from twinhull.engine.tasks import Tasks
+from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
+from twinhull.home import Home
+from twinhull.image.store import ImageStore
+from twinhull.instance.base import Process, Session, Stats
+from twinhull.instance.logs import read_log
+from twinhull.network.base import NetworkRecord
+from twinhull.network.host import NetworkHost
+from twinhull.plan.lifecycle import State
+from twinhull.spec.instance import InstanceSpec, MountType, Resources, RestartPolicy, RestartWhen
+from twinhull.spec.process import merge_environment, signal_number
+from twinhull.spec.validate import DEFAULT_NETWORK
+from twinhull.store.db import Database, NetworkRow
+from twinhull.volume.store import VolumeStore
+
+_ROTATE_EVERY = 10.0
+"""Seconds between looks at the sizes of logs."""
+_record_adapter: TypeAdapter[NetworkRecord] = TypeAdapter(NetworkRecord)
+
+
+class LocalEngine(Engine):
+    """See `Engine`. `open` first, `close` last; workloads live on after `close`."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self._database = Database(home.state / "twinhull.db")
+        self._events = Events(self._database)
+        self._tasks = Tasks()
+        self._images = ImageStore(home)
+        self._volumes = VolumeStore(home)
+        self._network = NetworkHost(home)
+        self._networks: dict[str, NetworkRecord] = {}
+        launcher = Launcher(home, settings, self._images, self._volumes, self._network, self._networks)
+        self._instances = Instances(launcher, self._database, self._events, self._tasks)
+        self._files = Files(self._instances)
+
+    # the whole
+
+    async def open(self) -> None:
+        """Take over what is there."""
+        for row in self._database.networks():
+            self._networks[row.id] = _record_adapter.validate_json(row.record)
+        endpoints = self._database.endpoints()
+        for record in self._database.instances():
+            own = tuple(endpoint for endpoint in endpoints if endpoint.instance_id == record.id)
+            self._instances.lives[record.id] = Live(record, own)
+        await self._network.open()
+        if not any(network.name == DEFAULT_NETWORK for network in self._networks.values()):
+            await self.network_create(NetworkSpec(DEFAULT_NETWORK))
+        await self._network.sync(tuple(self._networks.values()), self._expected_ports())
+        await Recovery(self._instances).all()
+        await self._remove_strays()
+        self._tasks.spawn("rotate logs", self._rotate_logs())
+        self._tasks.spawn("supervise dns", self._network.supervise())
+        self._events.emit("daemon", "start", name=__version__)
+
+    async def close(self, *, all: bool = False) -> None:
+        """Let go. With all, end every workload first and remove the networks' kernel objects."""
+        if all:
+            await self._end_all()
+        self._events.close()
+        await self._tasks.close()
+        await self._network.close(remove=all)
+        self._database.close()
+
+    async def info(self) -> dict[str, object]:
+        lives = self._instances.lives.values()
+        return {
+            "version": __version__,
+            "home": str(self.home.state),
+            "kernel": platform.release(),
+            "cpus": os.cpu_count(),
+            "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            "accelerator": self._accelerator(),
+            "instances": {str(state): sum(live.record.state is state for live in lives) for state in State},
+            "images": len(await self.images()),
+            "networks": len(self._networks),
+            "settings": asdict(self.settings),
+        }
+
+    async def disk_usage(self) -> tuple[DiskUsage, ...]:
+        images = await self.images()
+        used = {live.record.image_id for live in self._instances.lives.values()}
+        lives = self._instances.lives.values()
+        sizes = {live.id: await asyncio.to_thread(_size, self.home.instance_state(live.id)) for live in lives}
+        volumes = await self.volumes()
+        volume_sizes = {volume.name: await asyncio.to_thread(_size, Path(volume.mountpoint)) for volume in volumes}
+        cache = await asyncio.to_thread(_size, self.home.cache)
+        return (
+            DiskUsage(
+                "images",
+                len(images),
+                sum(image.id in used for image in images),
+                sum(image.size for image in images),
+                sum(image.size for image in images if image.id not in used),
+            ),
+            DiskUsage(
+                "instances",
+                len(lives),
+                sum(live.up for live in lives),
+                sum(sizes.values()),
+                sum(sizes[live.id] for live in lives if not live.up),
+            ),
+            DiskUsage(
+                "volumes",
+                len(volumes),
+                sum(bool(volume.used_by) for volume in volumes),
+                sum(volume_sizes.values()),
+                sum(volume_sizes[volume.name] for volume in volumes if not volume.used_by),
+            ),
+            DiskUsage("cache", 1, 1, cache, cache),
+        )
+
+    async def prune(self, *, all: bool = False, volumes: bool = False) -> dict[str, tuple[str, ...]]:
+        ended = [live for live in list(self._instances.lives.values()) if live.record.state in (State.EXITED, State.CREATED, State.DEAD)]
+        for live in ended:
+            await self._instances.remove(live, volumes=True)
+        return {
+            "instances": tuple(live.id for live in ended),
+            "networks": await self.network_prune(),
+            "volumes": await self.volume_prune(all=all) if volumes else (),
+            "images": await self.image_prune(all=all),
+        }
+
+    # instances
+
+    async def create(self, spec: InstanceSpec) -> InstanceView:
+        return self._view(await self._instances.create(spec))
+
+    async def start(self, ref: str) -> None:
+        await self._instances.start(self._instances.find(ref))
+
+    async def stop(self, ref: str, timeout: float | None = None, signal: str = "") -> None:
+        await self._instances.stop(self._instances.find(ref), timeout, signal)
+
+    async def restart(self, ref: str, timeout: float | None = None) -> None:
+        live = self._instances.find(ref)
+        if live.record.spec.auto_remove and live.up:
+            raise ConflictError(f"instance {live.record.name} is removed when it stops (--rm)")
+        await self._instances.stop(live, timeout)
+        await self._instances.start(live)
+        self._events.emit("instance", "restart", live.id, live.record.name)
+
+    async def kill(self, ref: str, signal: str = "KILL") -> None:
+        await self._instances.kill(self._instances.find(ref), signal_number(signal))
+
+    async def pause(self, ref: str) -> None:
+        await self._instances.pause(self._instances.find(ref))
+
+    async def unpause(self, ref: str) -> None:
+        await self._instances.unpause(self._instances.find(ref))
+
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        live = self._instances.find(ref)
+        await self._instances.remove(live, force=force, volumes=volumes or live.record.spec.auto_remove)
+
+    async def rename(self, ref: str, name: str) -> None:
+        live = self._instances.find(ref)
+        taken = {other.record.name for other in self._instances.lives.values() if other is not live}
+        if check_name(name) in taken:
+            raise ConflictError(f"the name {name} is taken by instance {self._instances.find(name).id[:12]}")
+        async with live.lock:
+            old = live.record
+            try:
+                self._database.save_instance(live.change(name=name, spec=replace(old.spec, name=name)))
+            except TwinhullError:
+                live.record = old
+                raise
+            if live.up:
+                await self._instances.join_network(live)
+        self._events.emit("instance", "rename", live.id, name, oldName=old.name)
+
+    async def update(self, ref: str, resources: Resources | None, restart: str | None) -> None:
+        live = self._instances.find(ref)
+        async with live.lock:
+            spec = live.record.spec
+            if resources is not None:
+                if live.up:
+                    await live.running().update(resources)
+                spec = replace(spec, resources=resources)
+            if restart is not None:
+                spec = replace(spec, restart=_restart_policy(restart))
+            self._database.save_instance(live.change(spec=spec))
+        self._events.emit("instance", "update", live.id, live.record.name)
+
+    async def wait(self, ref: str, condition: str = "not-running") -> ExitView:
+        live = self._instances.find(ref)
+        exits = live.exits
+        conditions = {
+            "not-running": lambda: live.removed or live.record.state in (State.EXITED, State.CREATED, State.DEAD),
+            "next-exit": lambda: live.removed or live.exits > exits,
+            "removed": lambda: live.removed,
+            "healthy": lambda: live.removed or live.health.status == "healthy" or not live.up,
+        }
+        if condition not in conditions:
+            raise UserError(f"unknown condition {condition!r}", f"use one of: {', '.join(conditions)}")
+        await live.wait_for(conditions[condition])
+        record = live.record
+        return ExitView(record.exit_code, record.finished_at, record.oom_killed, record.exit_reason)
+
+    async def inspect(self, ref: str) -> InstanceView:
+        return self._view(self._instances.find(ref))
+
+    async def list(self, *, all: bool = False, filters: dict[str, tuple[str, ...]] | None = None) -> tuple[InstanceView, ...]:
+        shown_anyway = bool(filters) and any(key in ("status", "exited") for key in filters or {})
+        lives = sorted(self._instances.lives.values(), key=lambda live: -live.record.created_at)
+        views = tuple(self._view(live) for live in lives if all or shown_anyway or live.record.state in _SHOWN)
+        return pick.keep_instances(views, filters or {})
+
+    async def exec(self, ref: str, process: Process) -> Session:
+        live = self._instances.find(ref)
+        instance = live.running()
+        if process.privileged and not self.settings.allow_privileged:
+            raise UserError("privileged exec is off on this machine", "config.toml: [security] allow_privileged = true")
+        own = instance.launch.process
+        merged = replace(
+            process,
+            env=merge_environment(own.env, ("TERM=xterm",) if process.tty else (), process.env),
+            cwd=process.cwd or own.cwd,
+            user=process.user or own.user,
+        )
+        self._events.emit("instance", "exec_start", live.id, live.record.name)
+        return await instance.exec(merged)
+
+    async def attach(self, ref: str) -> Session:
+        return await self._instances.find(ref).running().attach()
+
+    async def run(self, spec: InstanceSpec) -> tuple[InstanceView, Session]:
+        live = await self._instances.create(spec)
+        try:
+            session = await self._instances.start(live, attach=True)
+        except BaseException:
+            if spec.auto_remove:
+                await asyncio.shield(self._instances.remove(live, force=True, volumes=True))
+            raise
+        assert session is not None  # start(attach=True) on a new instance always attaches
+        return self._view(live), session
+
+    async def logs(
+        self, ref: str, *, follow: bool = False, since: float = 0, until: float = 0, tail: int | None = None
+    ) -> AsyncIterator[LogLine]:
+        live = self._instances.find(ref)
+        log = self._instances.launcher.paths(live.id).log
+        lines = read_log(log, follow=follow, since=since, until=until, tail=tail, ended=lambda: live.removed or not _writes(live))
+        async with contextlib.aclosing(lines):  # type: ignore[type-var]
+            async for line in lines:
+                yield LogLine(line.at, line.stream, line.data)
+
+    async def stats(self, ref: str) -> Stats:
+        return await self._instances.find(ref).running().stats()
+
+    async def top(self, ref: str) -> tuple[dict[str, str], ...]:
+        return tuple(await self._instances.find(ref).running().top())
+
+    async def path_stat(self, ref: str, path: str) -> PathStat:
+        return await self._files.stat(self._instances.find(ref), path)
+
+    def archive_out(self, ref: str, path: str) -> AsyncIterator[bytes]:
+        return self._files.archive(self._instances.find(ref), path)
+
+    async def archive_in(self, ref: str, path: str, data: AsyncIterator[bytes]) -> None:
+        await self._files.unpack(self._instances.find(ref), path, data)
+
+    async def diff(self, ref: str) -> tuple[Change, ...]:
+        return await self._files.diff(self._instances.find(ref))
+
+    def export(self, ref: str) -> AsyncIterator[bytes]:
+        return self._files.archive(self._instances.find(ref), "/")
+
+    async def commit(self, ref: str, tag: str, *, message: str = "", changes: tuple[str, ...] = ()) -> ImageView:
+        live = self._instances.find(ref)
+        image = await self._images.commit(live.record.image_id, self._files.layer(live), tag, message, changes)
+        self._events.emit("instance", "commit", live.id, live.record.name, image=image.id)
+        return image
+
+    def events(self, *, since: float = 0, follow: bool = True, filters: dict[str, tuple[str, ...]] | None = None) -> AsyncIterator[Event]:
+        return self._events.stream(since, follow, filters or {})
+
+    # images
+
+    async def images(self, *, filters: dict[str, tuple[str, ...]] | None = None) -> tuple[ImageView, ...]:
+        return pick.keep_images(await self._images.images(), filters or {})
+
+    async def image(self, ref: str) -> ImageView:
+        return await self._images.resolve(ref)
+
+    async def image_history(self, ref: str) -> tuple[dict[str, object], ...]:
+        return await self._images.history(ref)
+
+    def image_build(self, spec: BuildSpec) -> AsyncIterator[str]:
+        return self._told(self._images.build(spec), "build", ",".join(spec.tags))
+
+    def image_bootstrap(self, spec: BootstrapSpec) -> AsyncIterator[str]:
+        return self._told(self._images.bootstrap(spec), "bootstrap", f"{spec.distribution}:{spec.suite}")
+
+    def image_pull(self, ref: str, *, tls_verify: bool = True) -> AsyncIterator[str]:
+        return self._told(self._images.pull(ref, tls_verify=tls_verify), "pull", ref)
+
+    def image_push(self, ref: str, destination: str = "", *, tls_verify: bool = True) -> AsyncIterator[str]:
+        return self._told(self._images.push(ref, destination, tls_verify=tls_verify), "push", ref)
+
+    async def image_load(self, data: AsyncIterator[bytes]) -> tuple[str, ...]:
+        names = await self._images.load(data)
+        self._events.emit("image", "load", name=",".join(names))
+        return names
+
+    def image_save(self, refs: tuple[str, ...], format: str = "docker-archive") -> AsyncIterator[bytes]:
+        return self._images.save(refs, format)
+
+    async def image_import(self, data: AsyncIterator[bytes], tag: str, changes: tuple[str, ...] = ()) -> ImageView:
+        image = await self._images.import_(data, tag, changes)
+        self._events.emit("image", "import", image.id, tag)
+        return image
+
+    async def image_tag(self, ref: str, name: str) -> None:
+        await self._images.tag(ref, name)
+        self._events.emit("image", "tag", name=name)
+
+    async def image_remove(self, ref: str, *, force: bool = False) -> tuple[str, ...]:
+        image = await self._images.resolve(ref)
+        users = [live.record.name for live in self._instances.lives.values() if live.record.image_id == image.id]
+        if users and not (force and not any(self._instances.find(name).up for name in users)):
+            raise ConflictError(f"image {ref} is used by {', '.join(users)}", "remove these instances first")
+        gone = await self._images.remove(ref, force=force)
+        await self._collect_images()
+        self._events.emit("image", "remove", image.id, ref)
+        return gone
+
+    async def image_prune(self, *, all: bool = False) -> tuple[str, ...]:
+        used = {live.record.image_id for live in self._instances.lives.values()}
+        gone = await self._images.prune(all=all, keep=used)
+        await self._collect_images()
+        return gone
+
+    # networks
+
+    async def network_create(self, spec: NetworkSpec) -> NetworkView:
+        name = check_name(spec.name)
+        if any(network.name == name for network in self._networks.values()):
+            raise ConflictError(f"a network named {name} exists")
+        number = next(n for n in range(1, 1 << 16) if n not in {network.number for network in self._networks.values()})
+        subnet, gateway = await self._network.choose_subnet(spec.subnet, tuple(self._networks.values()))
+        record = NetworkRecord(
+            id=secrets.token_hex(32),
+            name=name,
+            number=number,
+            subnet=subnet,
+            gateway=gateway,
+            internal=spec.internal,
+            mtu=spec.mtu,
+            labels=spec.labels,
+            created_at=time.time(),
+        )
+        self._database.add_network(NetworkRow(record.id, name, number, _record_adapter.dump_json(record).decode()))
+        try:
+            await self._network.ensure(record)
+        except BaseException:
+            await asyncio.shield(self._network.destroy(record))
+            self._database.remove_network(record.id)
+            raise
+        self._networks[record.id] = record
+        self._events.emit("network", "create", record.id, name)
+        return self._network_view(record)
+
+    async def networks(self) -> tuple[NetworkView, ...]:
+        return tuple(self._network_view(record) for record in sorted(self._networks.values(), key=lambda record: record.number))
+
+    async def network(self, ref: str) -> NetworkView:
+        return self._network_view(self._find_network(ref))
+
+    async def network_remove(self, ref: str) -> None:
+        record = self._find_network(ref)
+        if record.name == DEFAULT_NETWORK:
+            raise ConflictError("the default network can't be removed")
+        if users := self._network_view(record).instances:
+            raise ConflictError(f"network {record.name} is used by {', '.join(users)}", "remove these instances first")
+        self._database.remove_network(record.id)
+        self._networks.pop(record.id)
+        await self._network.destroy(record)
+        self._events.emit("network", "destroy", record.id, record.name)
+
+    async def network_prune(self) -> tuple[str, ...]:
+        unused = [view.name for view in await self.networks() if not view.instances and view.name != DEFAULT_NETWORK]
+        for name in unused:
+            await self.network_remove(name)
+        return tuple(unused)
+
+    # volumes
+
+    async def volume_create(self, spec: VolumeSpec) -> VolumeView:
+        volume = await self._volumes.create(replace(spec, name=spec.name or secrets.token_hex(32)))
+        self._events.emit("volume", "create", volume.name, volume.name)
+        return volume
+
+    async def volumes(self) -> tuple[VolumeView, ...]:
+        return tuple(self._used(volume) for volume in await self._volumes.list())
+
+    async def volume(self, name: str) -> VolumeView:
+        return self._used(await self._volumes.inspect(name))
+
+    async def volume_remove(self, name: str, *, force: bool = False) -> None:
+        try:
+            volume = await self.volume(name)
+        except NotFoundError:
+            if force:
+                return
+            raise
+        if volume.used_by:
+            raise ConflictError(f"volume {name} is used by {', '.join(volume.used_by)}", "remove these instances first")
+        await self._volumes.remove(name)
+        self._events.emit("volume", "destroy", name, name)
+
+    async def volume_prune(self, *, all: bool = False) -> tuple[str, ...]:
+        unused = [volume.name for volume in await self.volumes() if not volume.used_by and (all or ANONYMOUS in volume.labels)]
+        for name in unused:
+            await self.volume_remove(name)
+        return tuple(unused)
+
+    # inside
+
+    def _view(self, live: Live) -> InstanceView:
+        accelerator = getattr(live.instance, "accelerator", "") if live.instance else ""
+        return view(live, self._networks, str(self._instances.launcher.paths(live.id).log), accelerator)
+
+    def _accelerator(self) -> str:
+        from twinhull.instance.vm.accelerator import cached
+
+        return cached(self.home) or "unknown"
+
+    def _find_network(self, ref: str) -> NetworkRecord:
+        for record in self._networks.values():
+            if ref == record.name or (len(ref) >= 4 and record.id.startswith(ref)):
+                return record
+        raise NotFoundError(f"no such network: {ref}", "twinhull network ls lists all")
+
+    def _network_view(self, record: NetworkRecord) -> NetworkView:
+        instances = {
+            live.record.name: endpoint.address
+            for live in self._instances.lives.values()
+            for endpoint in live.endpoints
+            if endpoint.network_id == record.id
+        }
+        return NetworkView(
+            name=record.name,
+            id=record.id,
+            created_at=record.created_at,
+            subnet=record.subnet,
+            gateway=record.gateway,
+            bridge=self.home.ifname("b", record.number),
+            internal=record.internal,
+            subnet6=record.subnet6,
+            labels=record.labels,
+            instances=instances,
+        )
+
+    def _used(self, volume: VolumeView) -> VolumeView:
+        users = tuple(
+            live.record.name
+            for live in self._instances.lives.values()
+            if any(mount.type is MountType.VOLUME and mount.source == volume.name for mount in live.record.spec.mounts)
+        )
+        return replace(volume, used_by=users)
+
+    async def _told(self, lines: AsyncIterator[str], action: str, name: str) -> AsyncIterator[str]:
+        last = ""
+        async with contextlib.aclosing(lines):  # type: ignore[type-var]
+            async for line in lines:
+                last = line
+                yield line
+        self._events.emit("image", action, last.removeprefix("id: "), name)
+
+    async def _collect_images(self) -> None:
+        used = {live.record.image_id for live in self._instances.lives.values()}
+        await self._images.collect(used | {image.id for image in await self.images()})
+
+    def _expected_ports(self) -> tuple[object, ...]:
+        lives = self._instances.lives.values()
+        return tuple(port for live in lives if live.up for port in self._instances.launcher.network_ports(live))
+
+    async def _remove_strays(self) -> None:
+        """Folders of instances that no record knows."""
+        known = {live.id[:12] for live in self._instances.lives.values()}
+        for parent in (self.home.state / "instances", self.home.run / "i"):
+            for folder in parent.iterdir() if parent.exists() else ():
+                if folder.name not in known:
+                    await asyncio.to_thread(_remove_stray, folder)
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_ROTATE_EVERY)
+            for live in list(self._instances.lives.values()):
+                if live.up and live.instance is not None:
+                    await live.instance.rotate_log()
+
+    async def _end_all(self) -> None:
+        lives = list(self._instances.lives.values())
+        await asyncio.gather(*(self._instances.stop(live) for live in lives), return_exceptions=True)
+
+
+_SHOWN = (State.RUNNING, State.PAUSED, State.RESTARTING)
+
+
+def _writes(live: Live) -> bool:
+    return live.record.state in _SHOWN
+
+
+def _restart_policy(word: str) -> RestartPolicy:
+    when, _, count = word.partition(":")
+    try:
+        return RestartPolicy(RestartWhen(when), int(count or 0))
+    except ValueError:
+        raise UserError(f"invalid restart policy {word!r}", "use no, always, unless-stopped or on-failure[:N]") from None
+
+
+def _size(folder: Path) -> int:
+    """Bytes on disk below a folder."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
+def _remove_stray(folder: Path) -> None:
+    from twinhull.sys.fs import remove_tree
+
+    remove_tree(folder)
