@@ -82,7 +82,7 @@ def files(path: Path) -> list[Path]:
 
 
 def rotate(path: Path, max_files: int) -> None:
-    """Shift log → log.1 → log.2 …, keeping `max_files` with the one to come. The writer must then open `path` anew (conmon: `2 0 0` to ctl)."""
+    """Shift log → log.1 → log.2 …, keeping `max_files` with the one to come. The writer must then reopen `path` (conmon: `2 0 0` to ctl)."""
     existing = files(path)
     for old in existing[max(1, max_files) - 1 :]:
         old.unlink(missing_ok=True)
