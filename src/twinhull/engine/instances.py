@@ -26,11 +26,11 @@ from twinhull.image.base import ImageView
 from twinhull.instance.base import Exit, Instance, Session
 from twinhull.instance.factory import make_instance
 from twinhull.network import addresses
-from twinhull.network.base import NetworkRecord
 from twinhull.plan import lifecycle
 from twinhull.plan.health import begin
 from twinhull.plan.lifecycle import Ended, Event, State
 from twinhull.spec.instance import InstanceSpec, MountSpec, MountType
+from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import ImageConfig, stop_signal
 from twinhull.spec.validate import normalize
 from twinhull.store.db import Database, EndpointRecord, InstanceRecord
@@ -123,10 +123,10 @@ class Instances:
         for position, wanted in enumerate(record.spec.networks):
             network = self._network(wanted.network)
             used = {e.address for live in self.lives.values() for e in live.endpoints if e.network_id == network.id}
-            address = addresses.allocate(network, used, wanted.address)
-            number = next(n for n in range(1, 1 << 24) if n not in numbers)
+            address = _address(network, wanted.address, used)
+            number = addresses.free_number(numbers)
             numbers.add(number)
-            mac = wanted.mac or addresses.mac_of(address)
+            mac = addresses.check_mac(wanted.mac) if wanted.mac else addresses.mac_of(address)
             made.append(EndpointRecord(record.id, network.id, position, number, address, mac, wanted.aliases))
         return tuple(made)
 
@@ -432,6 +432,12 @@ def _with_volumes(spec: InstanceSpec, image: ImageConfig) -> InstanceSpec:
     targets = {mount.target for mount in spec.mounts}
     own = tuple(MountSpec(MountType.VOLUME, target) for target in image.volumes if target not in targets and target != "/")
     return replace(spec, mounts=tuple(_named(mount) for mount in (*spec.mounts, *own)))
+
+
+def _address(network: NetworkRecord, wanted: str, used: set[str]) -> str:
+    if wanted:
+        return addresses.check_address(wanted, network.subnet, network.gateway, used)
+    return addresses.choose_address(network.subnet, network.gateway, used)
 
 
 def _named(mount: MountSpec) -> MountSpec:

@@ -21,10 +21,11 @@ from twinhull.instance.base import (
     RootKind,
 )
 from twinhull.instance.factory import traits
-from twinhull.network.base import NetworkRecord, Port
-from twinhull.network.files import Host, hosts_file, resolv_conf
+from twinhull.network.base import Port
+from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetnsHandle, NetworkHost
 from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode, Runtime
+from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import argv, environment
 from twinhull.volume.store import VolumeStore
 
@@ -190,10 +191,10 @@ class Launcher:
         if spec.network_mode is NetworkMode.HOST:
             return tuple(_host_file(path) for path in ("/etc/hosts", "/etc/resolv.conf"))
         gateway = self.networks[live.endpoints[0].network_id].gateway if live.endpoints else ""
-        own = tuple(Host(endpoint.address, (hostname,)) for endpoint in live.endpoints[:1])
+        own = [endpoint.address for endpoint in live.endpoints]
         return (
-            InjectedFile("/etc/hosts", hosts_file(own, spec.extra_hosts, gateway).encode()),
-            InjectedFile("/etc/resolv.conf", resolv_conf(gateway, spec.dns, spec.dns_search).encode()),
+            InjectedFile("/etc/hosts", hosts(hostname, own, spec.extra_hosts, gateway)),
+            InjectedFile("/etc/resolv.conf", resolv_conf(gateway, spec.dns, spec.dns_search)),
             InjectedFile("/etc/hostname", f"{hostname}\n".encode()),
         )
 

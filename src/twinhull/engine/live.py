@@ -10,10 +10,10 @@ from typing import Any
 from twinhull.engine.base import AddressView, HealthView, InstanceView
 from twinhull.errors import ConflictError
 from twinhull.instance.base import Instance
-from twinhull.network.base import NetworkRecord
 from twinhull.plan.health import Health
 from twinhull.plan.lifecycle import Event, State, after, is_up
 from twinhull.spec.instance import HealthCheck, PortMapping
+from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import ImageConfig, argv, health
 from twinhull.store.db import EndpointRecord, InstanceRecord
 

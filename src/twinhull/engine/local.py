@@ -47,10 +47,10 @@ from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance.base import Process, Session, Stats
 from twinhull.instance.logs import read_log
-from twinhull.network.base import NetworkRecord
 from twinhull.network.host import NetworkHost
 from twinhull.plan.lifecycle import State
 from twinhull.spec.instance import InstanceSpec, MountType, Resources, RestartPolicy, RestartWhen
+from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import merge_environment, signal_number
 from twinhull.spec.validate import DEFAULT_NETWORK
 from twinhull.store.db import Database, NetworkRow

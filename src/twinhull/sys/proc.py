@@ -125,9 +125,7 @@ async def start(
 ) -> asyncio.subprocess.Process:
     """Start a program; the caller owns it and must wait for it or `end` it."""
     try:
-        return await asyncio.create_subprocess_exec(
-            *argv, env=clean_environment(env), pass_fds=tuple(pass_fds), cwd=cwd, **streams
-        )
+        return await asyncio.create_subprocess_exec(*argv, env=clean_environment(env), pass_fds=tuple(pass_fds), cwd=cwd, **streams)
     except FileNotFoundError as error:
         raise ProcessError(argv, 127, f"{error.filename}: not installed") from error
 
