@@ -117,7 +117,7 @@ def own_daemon(home: Home) -> Iterator[Daemon]:
     yield made
     if made.process is not None and made.process.poll() is None:
         made.kill()
-    os.close(made.netns)
+    made.net.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests import leaks
@@ -26,6 +27,7 @@ from twinhull.home import Home
 
 PROGRAM = str(Path(sys.executable).parent / "twinhull")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"}
 START, STOP = 60.0, 60.0
 """Seconds a daemon may take to answer first (a probe boot included), and to end with its workloads."""
 
@@ -71,30 +73,62 @@ class CommandError(AssertionError):
     """A command of the test ended with a status that wasn't expected."""
 
 
+class Netns:
+    """A network namespace that lives as long as this object holds it open; its loopback is up."""
+
+    def __init__(self) -> None:
+        self.descriptor = _new_netns()
+
+    @property
+    def path(self) -> str:
+        """How a child that inherits the descriptor names it."""
+        return f"/proc/self/fd/{self.descriptor}"
+
+    def run(self, *argv: str, stdin: bytes = b"", check: bool = True, timeout: float = 120.0) -> Done:
+        """A command inside. Raises CommandError for a status other than 0."""
+        return _run(self._enter(argv), _ENVIRONMENT, stdin, check=check, timeout=timeout, fds=(self.descriptor,))
+
+    def popen(self, *argv: str, env: Mapping[str, str] = MappingProxyType({}), **options: Any) -> subprocess.Popen[bytes]:
+        """A command inside that goes on; its pid is the command's own. The caller ends it and waits for it."""
+        return subprocess.Popen(self._enter(argv), env=_ENVIRONMENT | dict(env), pass_fds=(self.descriptor,), **options)
+
+    def adopt(self, interface: str, other: Netns) -> None:
+        """Move an interface from here into `other`."""
+        argv = self._enter(["ip", "link", "set", interface, "netns", other.path])
+        _run(argv, _ENVIRONMENT, b"", check=True, timeout=20, fds=(self.descriptor, other.descriptor))
+
+    def close(self) -> None:
+        """Let it go; the kernel removes it with everything in it once no process is left inside."""
+        os.close(self.descriptor)
+
+    def _enter(self, argv: Sequence[str]) -> list[str]:
+        return ["nsenter", f"--net={self.path}", "--", *argv]
+
+
 class Daemon:
     """`twinhull daemon` for one home. `start`, `kill` and `stop` may follow each other any number of times; `close` is the end."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.netns = _new_netns()
+        self.net = Netns()
         self.process: subprocess.Popen[bytes] | None = None
         self.log = home.state.parent / "daemon.log"
 
     @property
     def environment(self) -> dict[str, str]:
         """What its clients need."""
-        return {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "TWINHULL_HOME": str(self.home.state.parent)}
+        return _ENVIRONMENT | {"TWINHULL_HOME": str(self.home.state.parent)}
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
         """Return once it answers."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self._entry, PROGRAM, "daemon"],
+            self.process = self.net.popen(
+                PROGRAM,
+                "daemon",
+                env=self.environment | dict(env or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.environment | dict(env or {}),
-                pass_fds=(self.netns,),
                 start_new_session=True,
             )
         self.wait_ready()
@@ -117,14 +151,6 @@ class Daemon:
     def popen(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
         """A `twinhull` command that goes on; the caller ends it and waits for it."""
         return subprocess.Popen([PROGRAM, *argv], env=self.environment, **options)
-
-    def inside(self, *argv: str, stdin: bytes = b"", check: bool = True, timeout: float = 120.0) -> Done:
-        """Any command in the daemon's network namespace: where published ports are."""
-        return _run([*self._entry, *argv], self.environment, stdin, check=check, timeout=timeout, fds=(self.netns,))
-
-    def popen_inside(self, *argv: str, **options: Any) -> subprocess.Popen[bytes]:
-        """The same, going on; the caller ends it and waits for it."""
-        return subprocess.Popen([*self._entry, *argv], env=self.environment, pass_fds=(self.netns,), **options)
 
     def kill(self) -> None:
         """SIGKILL, as the kernel's out-of-memory killer would."""
@@ -157,16 +183,12 @@ class Daemon:
             if self.process is not None and self.process.poll() is None:
                 self.kill()
             sweep(self.home)
-            os.close(self.netns)
+            self.net.close()
         remove_home(self.home)
 
     def log_tail(self) -> str:
         """The last 4,000 characters it said."""
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
-
-    @property
-    def _entry(self) -> list[str]:
-        return ["nsenter", f"--net=/proc/self/fd/{self.netns}", "--"]
 
     def _answers(self) -> bool:
         return self.home.socket.exists() and self.cli("system", "info", check=False, timeout=START).code == 0
