@@ -1,0 +1,221 @@
+"""Starts QEMU in its jail: a short-lived program of its own, because it changes namespaces and identity, which a daemon with threads can't.
+
+    python -I -S -c BOOT <folder of the package> <run folder>      (the description comes as JSON on stdin)
+
+What QEMU gets: mount, pid, ipc, uts, net and user namespaces, ids `id_base`…+65535 and nothing else of the host's users, no new
+privileges, a read-only root of its libraries and nothing of the host but the volumes, no capabilities (with volumes four of the user
+namespace's, so that 9p keeps ownership), the descriptors it was given, and its cgroup. The mount namespace belongs to the host's user
+namespace: nothing inside can change it.
+
+Invariant: `vm.json` in the run folder names QEMU's pid before QEMU's first instruction. Whoever is killed at whatever moment, a process
+that isn't recorded has the run folder among its arguments (see `process.lost`) and ends by itself when its launcher does.
+Imports are light on purpose: this is on the way of every start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING
+
+from twinhull.errors import PermanentError
+from twinhull.sys import mounts, namespaces
+
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Volume(TypedDict):
+        """A folder or file for the guest, at `number` below the share."""
+
+        number: int
+        source: str
+        read_only: bool
+
+    class Description(TypedDict):
+        """What stdin has. `stderr`: descriptor for QEMU's messages; `cgroups`: folders to join; `devices`: nodes that QEMU may open."""
+
+        argv: list[str]
+        root: str
+        id_base: int
+        files: dict[str, str]
+        folders: list[str]
+        devices: list[str]
+        volumes: list[Volume]
+        cgroups: list[str]
+        stderr: int
+
+
+BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from twinhull.instance.vm import jail; jail.main(sys.argv[2])"
+RECORD = "vm.json"
+VOLUMES = "/volumes"
+
+_VOLUME_CAPABILITIES = (0, 1, 3, 4)
+"""CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: 9p serves files of all the guest's users."""
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_LAST_CAPABILITY = 63
+_SYS_PIVOT_ROOT = 155
+_ROOT_OPTIONS = "size=256k,nr_inodes=1024,mode=0755"
+
+
+def main(run: str) -> None:
+    """Start QEMU and end. Exit status 0: it runs (or ended since); else stderr says why not."""
+    description: Description = json.load(sys.stdin)
+    try:
+        launch(description, run)
+    except (OSError, PermanentError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def launch(description: Description, run: str) -> None:
+    """See the module. Returns when QEMU was executed."""
+    os.setsid()
+    for folder in description["cgroups"]:
+        _write(f"{folder}/cgroup.procs", "0")
+    users = namespaces.user_namespace(description["id_base"])
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    flags = namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWUTS | namespaces.CLONE_NEWNET
+    namespaces.unshare(flags)
+    mounts.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    _build_root(description, users)
+    namespaces.unshare(namespaces.CLONE_NEWPID)
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(go_write)
+        _be_child(description, users, null, go_read, status_write)
+    os.close(status_write)
+    _record(run, child)
+    os.write(go_write, b"1")
+    trouble = os.read(status_read, 4096)
+    if trouble:
+        raise OSError(trouble.decode("utf-8", "replace"))
+
+
+def _be_child(description: Description, users: int, null: int, go: int, status: int) -> None:
+    """Never returns: executes QEMU, or writes the trouble to `status`."""
+    try:
+        if os.read(go, 1):
+            _enter_root(description["root"])
+            _become_nobody(users, keep_capabilities=bool(description["volumes"]))
+            _execute(description, null)
+    except BaseException as error:
+        os.write(status, f"start QEMU: {error}"[:4000].encode("utf-8", "replace"))
+    os._exit(1)
+
+
+def _build_root(description: Description, users: int) -> None:
+    """A small tmpfs with binds of what QEMU reads; read-only at the end."""
+    root = description["root"]
+    mounts.mount("tmpfs", root, "tmpfs", mounts.MS_NOSUID, _ROOT_OPTIONS)
+    for name in ("proc", "dev", "volumes"):
+        os.mkdir(f"{root}/{name}")
+    _link_libraries(root)
+    for folder in description["folders"]:
+        _bind(folder, root + folder)
+    for inside, source in description["files"].items():
+        _bind(source, root + inside)
+    for device in description["devices"]:
+        _device(device, root + device, description["id_base"])
+    for volume in description["volumes"]:
+        _volume(volume, root + VOLUMES, users)
+    mounts.mount(None, root, None, mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID)
+
+
+def _link_libraries(root: str) -> None:
+    """/lib and the like, where they are links as on all present systems."""
+    for name in ("lib", "lib32", "lib64"):
+        if os.path.islink(f"/{name}"):
+            os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
+
+
+def _bind(source: str, target: str) -> None:
+    """A read-only bind of a file or folder."""
+    _place_for(source, target)
+    tree = mounts.clone(source)
+    mounts.set_attributes(tree, read_only=True)
+    mounts.attach(tree, target)
+    os.close(tree)
+
+
+def _volume(volume: Volume, share: str, users: int) -> None:
+    """An idmapped bind, so that ids on disk are the guest's. Submounts come along where they can be mapped too."""
+    source, target = volume["source"], f"{share}/{volume['number']}"
+    _place_for(source, target)
+    try:
+        tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"], recursive=True)
+    except (OSError, PermanentError):
+        tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"])
+    mounts.attach(tree, target)
+    os.close(tree)
+
+
+def _place_for(source: str, target: str) -> None:
+    """An empty folder or file to mount on."""
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _device(source: str, target: str, owner: int) -> None:
+    """A node of our own for the same device: the host's belongs to groups that don't exist inside."""
+    os.mknod(target, os.stat(source).st_mode & 0o170000 | 0o600, os.stat(source).st_rdev)
+    os.chown(target, owner, owner)
+
+
+def _enter_root(root: str) -> None:
+    """Make `root` the root, with a /proc of the new pid namespace, and drop the old one."""
+    mounts.mount("proc", f"{root}/proc", "proc", mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+    os.chdir(root)
+    if namespaces.libc().syscall(_SYS_PIVOT_ROOT, b".", b".") != 0:
+        raise namespaces.os_error("pivot_root")
+    mounts.unmount(".")
+    os.chdir("/")
+
+
+def _become_nobody(users: int, *, keep_capabilities: bool) -> None:
+    """Ids of the user namespace, and its capabilities cut to what is kept at exec."""
+    namespaces.setns(users, namespaces.CLONE_NEWUSER)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    kept = _VOLUME_CAPABILITIES if keep_capabilities else ()
+    for number in range(_LAST_CAPABILITY + 1):
+        if number not in kept:
+            namespaces.libc().prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # EINVAL beyond the kernel's last one
+    if namespaces.libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise namespaces.os_error("no_new_privs")
+
+
+def _execute(description: Description, null: int) -> None:
+    """The last step, and the place for a system call filter of our own (QEMU's `-sandbox` comes on top)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0)  # 9p sets modes as the guest says
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(description["stderr"], 2)
+    os.execve(description["argv"][0], description["argv"], {"PATH": "/usr/bin", "LC_ALL": "C"})
+
+
+def _record(run: str, pid: int) -> None:
+    """Write vm.json: the pid and its start time (field 22 of its stat), which together name a process for good."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rsplit(") ", 1)[1].split()
+    path = f"{run}/.{RECORD}"
+    _write(path, json.dumps({"pid": pid, "started": int(fields[19])}), os.O_CREAT | os.O_TRUNC)
+    os.rename(path, f"{run}/{RECORD}")
+
+
+def _write(path: str, text: str, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
