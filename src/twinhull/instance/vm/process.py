@@ -149,6 +149,8 @@ def lost(run: Path) -> list[int]:
 
 async def end(run: Path) -> None:
     """Kill whatever runs for this folder. Idempotent; returns when it's gone."""
+    if not (run / _ROOT).exists():
+        return  # made before the launcher is started
     vmm = recorded(run)
     if vmm is not None:
         await vmm.kill()

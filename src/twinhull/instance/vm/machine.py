@@ -1,0 +1,535 @@
+"""An instance as a virtual machine: QEMU in its jail, the agent inside, one log outside.
+
+There is no process between: QEMU belongs to nobody but its run folder, where `vm.json` names it (see `jail`), `machine.json` says what it
+was made with and whether it was started, `exit.json` how its workload ended, and the sockets wait for whichever daemon comes. So a daemon
+that dies at any point is followed by one that adopts or deletes.
+
+Invariant: `exit.json` is written before anything is done that ends QEMU on our own account; a QEMU that is gone without it was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from twinhull.errors import ConflictError, NotFoundError, PermanentError, TemporaryError, TwinhullError, UnsupportedError
+from twinhull.home import Home
+from twinhull.instance import capabilities
+from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
+from twinhull.instance.vm import accelerator, assets, process, qemu, scratch
+from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
+from twinhull.instance.vm.console import Console
+from twinhull.instance.vm.frames import GuestState
+from twinhull.instance.vm.guest import GuestConfig, guest_config
+from twinhull.instance.vm.jail import RECORD, VOLUMES, Volume
+from twinhull.instance.vm.log import GuestLog
+from twinhull.instance.vm.qmp import Monitor
+from twinhull.spec.instance import Resources
+from twinhull.sys import fs
+from twinhull.sys.cgroup import Cgroup
+
+TRAITS = Traits(
+    root=RootKind.EROFS,
+    port=PortKind.TAP,
+    host_network=False,
+    pause=True,
+    reasons={
+        "snapshot": "snapshots of apps come later",
+        "host-network": "a VM has a kernel of its own, and so a network of its own",
+    },
+)
+
+BOOT_SECONDS = {qemu.Accelerator.KVM: 30.0, qemu.Accelerator.TCG: 120.0}
+"""From QEMU's start to the agent's answer; a busy machine that emulates needs patience."""
+SHUTDOWN_SECONDS = 10.0
+ADOPT_SECONDS = 5.0
+"""How long adoption waits for the agent; afterwards that goes on in the background."""
+KILL_SECONDS = 2.0
+"""How long the guest may take to end a killed workload before its machine is ended."""
+LOST_SECONDS = 20.0
+"""How long a running QEMU's agent may be unreachable."""
+_VMM_MEMORY = {qemu.Accelerator.KVM: 256 * qemu.MIB, qemu.Accelerator.TCG: 512 * qemu.MIB}
+"""What QEMU itself may take beside the guest's RAM (TCG: code cache), so that the host's limit is never what ends a workload."""
+_VMM_THREADS = 256
+_STATE, _EXIT = "machine.json", "exit.json"
+_HOST_SIDE_TOOLS = frozenset(("diff", "layer"))
+_LOST = "vmm-lost"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """`machine.json`: bytes of workload memory and of RAM, processors, and whether the workload was started."""
+
+    accelerator: str
+    memory: int
+    ram: int
+    cpus: int
+    started: bool = False
+
+
+class VmInstance(Instance):
+    """See the module. `policy`: kvm, tcg or auto. `accelerator`: "kvm" or "tcg" once it is made."""
+
+    traits = TRAITS
+
+    def __init__(self, launch: Launch, home: Home, policy: str = "auto") -> None:
+        super().__init__(launch)
+        self.accelerator = ""
+        self._home, self._policy = home, policy
+        self._run = launch.paths.run
+        self._cgroup = Cgroup(launch.cgroup)
+        self._resources = launch.resources
+        self._made: Made | None = None
+        self._vmm: process.Vmm | None = None
+        self._agent: AgentClient | None = None
+        self._monitor: Monitor | None = None
+        self._log: GuestLog | None = None
+        self._console = Console()
+        self._messages: process.Messages | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._killer: asyncio.Task[None] | None = None
+        self._ended: asyncio.Future[Exit] | None = None
+        self._paused = False
+
+    async def create(self) -> None:
+        """Boot to the agent and configure the guest; the workload is ready to be started."""
+        try:
+            await self._boot()
+            self._open_log(fresh=True)
+            await self._reach(self._connect(), "the agent")
+            await self._reach(self._require_agent().configure(self._guest()), "the agent")
+        finally:
+            self._close_taps()
+        self._watch()
+
+    async def start(self) -> None:
+        """The workload's first instruction. Processor time is limited from here on: the boot isn't the workload's."""
+        made, agent = self._require_made(), self._require_agent()
+        self._save(replace(made, started=True))
+        await asyncio.to_thread(self._cgroup.update, self._host_limits(made))
+        await agent.start()
+
+    async def adopt(self) -> bool:
+        """Take over a VM that an earlier daemon made."""
+        self._made = _read_made(self._run)
+        if self._made is None or not self._made.started:
+            return False
+        self.accelerator = self._made.accelerator
+        self._vmm = process.recorded(self._run)
+        known = _read_exit(self._run)
+        if known is not None:
+            self._finish(known)
+        elif self._vmm is None or not self._vmm.alive:
+            self._finish(Exit(137, time.time(), reason=_LOST))
+        else:
+            self._open_log(fresh=False)
+            with contextlib.suppress(TwinhullError, TimeoutError, OSError):
+                async with asyncio.timeout(ADOPT_SECONDS):
+                    await self._connect()
+            if self._agent is not None and not _was_started(self._agent.state):
+                return False
+        self._watch()
+        return True
+
+    async def wait(self) -> Exit:
+        """See `Instance.wait`."""
+        return await asyncio.shield(self._end_future())
+
+    async def signal(self, number: int) -> None:
+        """To the workload; KILL ends the machine if the guest doesn't within 2 s, or is paused."""
+        if self._end_future().done():
+            raise ConflictError("the instance isn't running")
+        if number == signal.SIGKILL:
+            self._killer = self._killer or asyncio.create_task(self._kill(), name=f"kill {self.launch.id[:12]}")
+            return
+        await self._running_agent().signal(number)
+
+    async def exec(self, process: Process) -> Session:
+        """Another program inside."""
+        return await self._running_agent().exec(process)
+
+    async def attach(self) -> Session:
+        """The workload's own streams."""
+        return await self._require_agent().attach()
+
+    async def tool(self, *argv: str) -> Session:
+        """The agent's file tools; `diff` and `layer` see the writable layer, which the root doesn't show."""
+        host_side = argv[0] in _HOST_SIDE_TOOLS
+        return await self._running_agent().exec(Process((AGENT, *argv), ()), tool=True, host_side=host_side)
+
+    async def top(self) -> list[dict[str, str]]:
+        """Processes inside."""
+        return await self._running_agent().top()
+
+    async def stats(self) -> Stats:
+        """The guest's view, and what the machine costs on the host. A paused guest can't say; then the inside is zero."""
+        outside = await asyncio.to_thread(self._cgroup.usage)
+        host = Stats(0, 0, self._require_made().memory, 0, 0, 0, 0, 0, outside.cpu_ns, outside.memory)
+        if self._paused:
+            return host
+        inside = await self._require_agent().stats()
+        return replace(
+            host,
+            cpu_ns=inside.cpu_ns,
+            memory=max(0, inside.memory - inside.inactive_file),
+            pids=inside.pids,
+            net_rx=inside.net_rx,
+            net_tx=inside.net_tx,
+            block_read=inside.block_read,
+            block_write=inside.block_write,
+        )
+
+    async def pause(self) -> None:
+        """Stop the virtual processors."""
+        await self._require_monitor().execute("stop")
+        self._paused = True
+
+    async def resume(self) -> None:
+        """Let them run again, with the right time."""
+        await self._require_monitor().execute("cont")
+        self._paused = False
+        await self._require_agent().set_clock()
+
+    async def update(self, resources: Resources) -> None:
+        """New limits. Memory and processors can't grow beyond what the machine was made with."""
+        made = self._require_made()
+        wanted = resources.memory or made.memory
+        if wanted > made.memory:
+            raise UnsupportedError(f"a running VM's memory can't grow beyond {made.memory} bytes", "recreate it with the new limit")
+        if resources.cpus > made.cpus:
+            raise UnsupportedError(f"a running VM has {made.cpus} processors", "recreate it with the new limit")
+        await self._require_agent().update(replace(resources, memory=wanted, cpus=0))
+        await self._require_monitor().execute("qom-set", path="/objects/limits", property="limits", value=qemu.throttle(resources))
+        self._resources = resources
+        await asyncio.to_thread(self._cgroup.update, self._host_limits(made))
+
+    async def rotate_log(self) -> None:
+        """Rotate now if the log is over its size; it is looked at with every write too."""
+        if self._log is not None:
+            self._log.rotate_if_due()
+
+    async def delete(self, *, purge: bool = False) -> None:
+        """See `Instance.delete`."""
+        await self._let_go()
+        if self._run.exists():
+            await process.end(self._run)
+        await asyncio.to_thread(self._remove, purge)
+        self._finish(Exit(137, time.time(), reason="deleted"))
+
+    # boot
+
+    async def _boot(self) -> None:
+        """From nothing (or the rest of an earlier try) to a running QEMU."""
+        launch = self.launch
+        if launch.root.erofs is None:
+            raise PermanentError("start VM: the image has no erofs root")
+        guest = assets.load()
+        choice = await accelerator.choose(self._home, guest, self._policy)
+        await self._clear()
+        cpus = qemu.cpu_count(launch.resources.cpus, len(os.sched_getaffinity(0)))
+        cpu = await asyncio.to_thread(accelerator.cpu, choice, cpus)
+        memory = launch.resources.memory or qemu.DEFAULT_MEMORY
+        made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus)
+        self.accelerator = made.accelerator
+        self._save(made)
+        disk = launch.paths.state / "scratch.img"
+        await asyncio.to_thread(scratch.ensure, disk, self._home.cache / "vm")
+        await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(made), cpus=0.0))
+        await self._spawn(cpu, made, guest, disk)
+
+    async def _spawn(self, cpu: qemu.Cpu, made: Made, guest: assets.Assets, disk: Path) -> None:
+        launch, run = self.launch, self._run
+        volumes = self._volumes()
+        self._messages = process.Messages()
+        with ExitStack() as stack:
+            vm = qemu.Vm(
+                name=str(run),
+                binary=accelerator.binary(),
+                kernel=process.KERNEL,
+                initrd=process.INITRD,
+                memory=made.ram,
+                cpu=cpu,
+                channels=process.listen(run, stack),
+                root=_opened(stack, _root_file(launch), os.O_RDONLY),
+                scratch=_opened(stack, disk, os.O_RDWR),
+                nics=tuple(qemu.Nic(nic.mac, tap) for nic, tap in zip(launch.interfaces, launch.taps, strict=True)),
+                volumes=VOLUMES if volumes else "",
+                resources=launch.resources,
+            )
+            cage = process.Cage(run, launch.id_base, guest.kernel, guest.initrd, volumes, self._cgroup.folders)
+            with process.address(run, process.CONSOLE_SOCKET) as path:
+                await self._console.connect(path)
+            self._vmm = await process.start(vm, cage, self._messages)
+
+    async def _clear(self) -> None:
+        """Leave nothing of an earlier, broken try in the run folder."""
+        self._run.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self.launch.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await process.end(self._run)
+        for name in (RECORD, _STATE, _EXIT):
+            (self._run / name).unlink(missing_ok=True)
+
+    def _volumes(self) -> tuple[Volume, ...]:
+        sources = (mount for mount in self.launch.mounts if mount.source is not None)
+        return tuple({"number": number, "source": str(mount.source), "read_only": mount.read_only} for number, mount in enumerate(sources))
+
+    def _guest(self) -> GuestConfig:
+        launch = self.launch
+        targets = [mount.target for mount in launch.mounts if mount.source is not None]
+        names = capabilities.effective(launch.security)
+        limited = replace(launch, resources=replace(launch.resources, memory=self._require_made().memory, cpus=0))
+        return guest_config(
+            limited,
+            volumes={target: number for number, target in enumerate(targets)},
+            seccomp=b"",
+            caps=capabilities.mask(names),
+        )
+
+    def _host_limits(self, made: Made) -> Resources:
+        """Around QEMU: the workload's processor time; memory far enough above the guest's RAM. Disk limits are QEMU's own to keep."""
+        wanted = self._resources
+        memory = made.ram + _VMM_MEMORY[qemu.Accelerator(made.accelerator)]
+        return Resources(
+            cpus=wanted.cpus, cpu_shares=wanted.cpu_shares, cpuset=wanted.cpuset, memory=memory, memory_swap=-1, pids=_VMM_THREADS
+        )
+
+    # the connection to the inside
+
+    async def _connect(self) -> None:
+        """Monitor and agent; both wait until QEMU, then the guest, is so far."""
+        assert self._log is not None  # opened by create and adopt
+        seconds = BOOT_SECONDS[qemu.Accelerator(self._require_made().accelerator)]
+        with process.address(self._run, process.QMP_SOCKET) as path:
+            self._monitor = await Monitor.connect(path, seconds)
+        self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
+        with process.address(self._run, process.AGENT_SOCKET) as path:
+            self._agent = await AgentClient.connect(path, log_offset=self._log.offset, timeout=seconds, on_output=self._log.take)
+
+    async def _reach(self, action: Awaitable[_T], what: str) -> _T:
+        """`action`, unless QEMU ends before: then an error with what QEMU and the console said."""
+        vmm = self._vmm
+        if vmm is None:
+            raise PermanentError("start VM: no QEMU")
+        doing = asyncio.ensure_future(action)
+        ending = asyncio.create_task(vmm.wait(), name=f"qemu of {self.launch.id[:12]}")
+        try:
+            await asyncio.wait((doing, ending), return_when=asyncio.FIRST_COMPLETED)
+            if doing.done() and not _is_loss(doing):
+                return await doing
+            if not ending.done():
+                await asyncio.wait((ending,), timeout=0.5)
+            raise PermanentError(f"start VM: {what} isn't there{self._said()}") from (doing.exception() if doing.done() else None)
+        finally:
+            for task in (doing, ending):
+                task.cancel()
+            await asyncio.gather(doing, ending, return_exceptions=True)
+
+    def _said(self) -> str:
+        texts = [self._messages.text() if self._messages else "", self._console.text()]
+        return "".join(f"\n{text}" for text in texts if text)
+
+    def _open_log(self, *, fresh: bool) -> None:
+        launch = self.launch
+        self._log = GuestLog(launch.paths.log, self._run, launch.log_max_size, launch.log_max_files, fresh=fresh)
+
+    # the end
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._follow_to_end(), name=f"vm {self.launch.id[:12]}")
+
+    async def _follow_to_end(self) -> None:
+        """Wait for the workload's end, write it down, and end the machine; reconnects while QEMU lives."""
+        if self._end_future().done():
+            return
+        ended = await self._workload_end()
+        outcome = ended if isinstance(ended, Exit) else Exit(ended.code, time.time(), ended.oom, "oom" if ended.oom else "")
+        fs.write_atomic(self._run / _EXIT, json.dumps(asdict(outcome)), sync=False)
+        await self._power_off()
+        self._finish(outcome)
+
+    async def _workload_end(self) -> GuestExit | Exit:
+        assert self._vmm is not None  # set by create and adopt
+        gone = asyncio.create_task(self._vmm.wait(), name=f"qemu of {self.launch.id[:12]}")
+        try:
+            while True:
+                found = await self._agent_says(gone)
+                if found is not None:
+                    return found
+                if gone.done():
+                    return self._lost("")
+        finally:
+            gone.cancel()
+
+    async def _agent_says(self, gone: asyncio.Task[None]) -> GuestExit | Exit | None:
+        """The exit as the agent tells it; None if the connection was lost (or QEMU ended), an Exit if it can't be had again."""
+        if self._agent is None or self._agent.lost.is_set():
+            try:
+                async with asyncio.timeout(LOST_SECONDS):
+                    await self._reconnect(gone)
+            except (TwinhullError, TimeoutError, OSError) as error:
+                return None if gone.done() else self._lost(f": {error}")
+        agent = self._require_agent()
+        telling = asyncio.create_task(agent.wait_exit(), name=f"exit of {self.launch.id[:12]}")
+        try:
+            await asyncio.wait((telling, gone), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not telling.done():
+                await asyncio.wait((telling,), timeout=1.0)  # what is still in the socket
+            return telling.result() if telling.done() and telling.exception() is None else None
+        finally:
+            telling.cancel()
+
+    async def _reconnect(self, gone: asyncio.Task[None]) -> None:
+        while not gone.done():
+            await self._drop_connections()
+            try:
+                await self._connect()
+            except TemporaryError:
+                await asyncio.wait((gone,), timeout=0.1)
+                continue
+            if not _was_started(self._require_agent().state):
+                raise PermanentError("the guest started anew")
+            return
+        raise PermanentError("QEMU ended")
+
+    def _lost(self, why: str) -> Exit:
+        killed = self._killer is not None
+        return Exit(137, time.time(), reason="" if killed else f"{_LOST}{why}")
+
+    async def _power_off(self) -> None:
+        """Let the guest sync its disk and end; make it end if it doesn't."""
+        assert self._vmm is not None  # set by create and adopt
+        with contextlib.suppress(OSError):  # the guest's last work needn't be slow
+            await asyncio.to_thread(self._cgroup.update, replace(self._host_limits(self._require_made()), cpus=0.0))
+        if self._agent is not None and self._vmm.alive:
+            with contextlib.suppress(TwinhullError, TimeoutError):
+                await self._agent.shutdown(timeout=SHUTDOWN_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_SECONDS):
+                    await self._vmm.wait()
+        await self._vmm.kill()
+
+    async def _kill(self) -> None:
+        """KILL: by the agent if it answers in time, else by ending QEMU."""
+        with contextlib.suppress(TwinhullError, TimeoutError):
+            if not self._paused and self._agent is not None:
+                async with asyncio.timeout(KILL_SECONDS):
+                    await self._agent.signal(signal.SIGKILL)
+                    await self._agent.wait_exit()
+                    return
+        if self._vmm is not None:
+            await self._vmm.kill()
+
+    def _end_future(self) -> asyncio.Future[Exit]:
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def _finish(self, outcome: Exit) -> None:
+        if not self._end_future().done():
+            self._end_future().set_result(outcome)
+
+    # letting go
+
+    async def _let_go(self) -> None:
+        """Stop all tasks and connections of this object; idempotent."""
+        for task in (self._watcher, self._killer):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._drop_connections()
+        await self._console.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+        if self._messages is not None:
+            self._messages.close()
+        self._close_taps()
+
+    async def _drop_connections(self) -> None:
+        if self._agent is not None:
+            await self._agent.close()
+            self._agent = None
+        if self._monitor is not None:
+            await self._monitor.close()
+            self._monitor = None
+
+    def _close_taps(self) -> None:
+        taps, self.launch = self.launch.taps, replace(self.launch, taps=())
+        for tap in taps:
+            with contextlib.suppress(OSError):
+                os.close(tap)
+
+    def _remove(self, purge: bool) -> None:
+        self._cgroup.remove(patience=5.0)
+        fs.remove_tree(self._run)
+        if purge:
+            fs.remove_tree(self.launch.paths.state)
+
+    def _save(self, made: Made) -> None:
+        self._made = made
+        fs.write_atomic(self._run / _STATE, json.dumps(asdict(made)), sync=False)
+
+    def _require_made(self) -> Made:
+        if self._made is None:
+            raise NotFoundError("the VM isn't made")
+        return self._made
+
+    def _require_agent(self) -> AgentClient:
+        if self._agent is None:
+            raise TemporaryError("the VM's agent isn't connected")
+        return self._agent
+
+    def _running_agent(self) -> AgentClient:
+        if self._paused:
+            raise ConflictError("the instance is paused", "unpause it first")
+        return self._require_agent()
+
+    def _require_monitor(self) -> Monitor:
+        if self._monitor is None:
+            raise TemporaryError("QEMU's monitor isn't connected")
+        return self._monitor
+
+
+def _opened(stack: ExitStack, path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _root_file(launch: Launch) -> Path:
+    assert launch.root.erofs is not None  # checked before anything was made
+    return launch.root.erofs
+
+
+def _was_started(state: GuestState) -> bool:
+    return state in (GuestState.RUNNING, GuestState.EXITED)
+
+
+def _is_loss(task: asyncio.Future[_T]) -> bool:
+    return not task.cancelled() and isinstance(task.exception(), TemporaryError)
+
+
+def _read_made(run: Path) -> Made | None:
+    try:
+        return Made(**json.loads((run / _STATE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _read_exit(run: Path) -> Exit | None:
+    try:
+        return Exit(**json.loads((run / _EXIT).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
