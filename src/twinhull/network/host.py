@@ -1,0 +1,408 @@
+"""The network of one daemon: networks, ports, names and published ports, in the network namespace that the daemon runs in.
+
+Laws:
+- `open`, then `sync` with all that should be, then anything else. What outlives the daemon (veths, taps, rules, dnsmasq)
+  is not touched in between, so that traffic goes on.
+- Every call is idempotent and may be repeated after a failure; `detach`, `unpublish`, `remove_names` and `destroy` never
+  fail because something is gone already.
+- A daemon that is killed leaves no namespace and no tap that nobody uses; its bridges, rules and names are put right by the next `sync`.
+
+Threads: the event loop does no rtnetlink and no nftables. The *quick* worker does everything that an instance's start waits for, one job
+at a time; the *slow* one deletes links, which waits for RCU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TypeVar
+
+from twinhull.errors import ConflictError, UserError
+from twinhull.home import Home
+from twinhull.instance.base import Interface
+from twinhull.network import addresses, conntrack, dns, netns, rules
+from twinhull.network.ports import Kernel, Port, enable_forwarding
+from twinhull.network.publishing import Reservations
+from twinhull.network.rules import Element
+from twinhull.network.table import Table
+from twinhull.spec.instance import PortMapping
+from twinhull.spec.network import NetworkRecord
+from twinhull.sys.netlink import Netlink
+
+T = TypeVar("T")
+Name = tuple[str, str, str]
+"""(network id, name, address)"""
+
+_ID = re.compile(r"[a-z0-9]{1,64}")
+_CHECK_EVERY = 5.0
+"""Seconds between two looks whether somebody flushed the ruleset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """All that the network holds for a running instance. `mappings` have their host ports chosen; `address` is what they lead to."""
+
+    id: str
+    name: str
+    ports: tuple[Port, ...] = ()
+    names: tuple[Name, ...] = ()
+    address: str = ""
+    mappings: tuple[PortMapping, ...] = ()
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What `sync` found."""
+
+    removed: tuple[str, ...] = ()
+    """Interfaces that nobody expected."""
+    missing: tuple[str, ...] = ()
+    """Instances with an interface that is gone: they can't be running, or must be attached again."""
+    conflicts: tuple[tuple[str, str], ...] = ()
+    """(instance or network id, why its ports or its bridge couldn't be had back)."""
+
+
+def interface(record: NetworkRecord, address: str, *, ifname: str = "eth0", mac: str = "", default: bool = True, mtu: int = 0) -> Interface:
+    """How a port on the network looks inside. Pure.
+
+    The default route goes through the interface with `default`, unless its network is internal; the network's own subnet is
+    reached through the gateway in any case.
+    """
+    way_out = default and not record.internal
+    return Interface(
+        ifname=ifname,
+        mac=mac or addresses.mac_of(address),
+        address=address,
+        gateway=record.gateway,
+        mtu=mtu or record.mtu,
+        default=way_out,
+        routes=() if way_out else (str(ipaddress.IPv4Network(record.subnet)),),
+    )
+
+
+class NetworkHost:
+    """See the module's laws."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._quick = ThreadPoolExecutor(1, "network-quick")
+        self._slow = ThreadPoolExecutor(1, "network-slow")
+        self._resolvers = dns.Resolvers(home)
+        self._reserved = Reservations()
+        self._records: dict[str, NetworkRecord] = {}
+        self._views: dict[int, dns.View] = {}
+        self._busy: dict[int, asyncio.Lock] = {}
+        self._kernel: Kernel
+        self._slow_kernel: Kernel
+        self._table: Table
+        self._conntrack: Netlink
+
+    # the whole
+
+    async def open(self) -> None:
+        """Sysctls, the base table, folders. Nothing that a predecessor left is touched."""
+        await self._run(self._open)
+        await self._resolvers.open()
+
+    def _open(self) -> None:
+        enable_forwarding()
+        self._kernel, self._slow_kernel = Kernel(self._home), Kernel(self._home)
+        self._conntrack = conntrack.open_link()
+        self._table = Table(self._home.nft_table, self._home.ifname("b", 0)[:-1])
+        self._table.open()
+
+    async def close(self, *, remove: bool = False) -> None:
+        """Let go. With `remove` everything of this home is removed: for when no workload is left."""
+        if remove:
+            await self._remove_leftovers((), ())
+        await self._resolvers.close(remove=remove)
+        self._reserved.close()
+        await self._run(self._close, remove)
+        self._quick.shutdown()
+        self._slow.shutdown()
+
+    def _close(self, remove: bool) -> None:
+        self._table.close(remove=remove)
+        for link in (self._kernel, self._slow_kernel, self._conntrack):
+            link.close()
+
+    async def supervise(self) -> None:
+        """Restart resolvers that died and write the rules again if somebody flushed them; for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._resolvers.supervise(), name="network-resolvers")
+            group.create_task(self._watch_table(), name="network-rules")
+
+    async def _watch_table(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_EVERY)
+            await self._run(self._table.repair)
+
+    async def foreign_policies(self) -> tuple[str, ...]:
+        """Other nftables chains that drop forwarded or incoming traffic by default, for `doctor`."""
+        return await self._run(self._table.foreign_policies)
+
+    async def sync(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> SyncReport:
+        """Exactly these: removes every interface, rule, name and process of this home that isn't expected, restores what is missing."""
+        ports = [port for attached in instances for port in attached.ports]
+        removed = await self._remove_leftovers(networks, ports)
+        refused = await self._restore_bridges(networks)
+        usable = [record for record in networks if record.id not in refused]
+        missing = await self._run(self._restore_ports, usable, instances)
+        self._resolvers.prune_names({attached.id for attached in instances}, {record.number for record in usable})
+        for attached in instances:
+            await self.set_names(attached.id, [name for name in attached.names if name[0] in self._records])
+        refused |= await self._restore_rules(usable, [attached for attached in instances if attached.id not in missing])
+        return SyncReport(tuple(removed), tuple(missing), tuple(refused.items()))
+
+    async def _remove_leftovers(self, networks: Sequence[NetworkRecord], ports: Sequence[Port]) -> list[str]:
+        leftovers = await self._run(self._kernel.leftovers, networks, ports)
+        for leftover in leftovers:
+            await self._run_slow(self._slow_kernel.delete, leftover)
+        return [leftover.name for leftover in leftovers]
+
+    async def _restore_bridges(self, networks: Sequence[NetworkRecord]) -> dict[str, str]:
+        refused = {}
+        self._records = {}
+        for record in networks:
+            try:
+                await self._run(self._kernel.ensure_bridge, record)
+            except ConflictError as error:
+                refused[record.id] = error.message
+                continue
+            self._records[record.id] = record
+            self._resolvers.add_network(record)
+        return refused
+
+    def _restore_ports(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> list[str]:
+        usable = {record.id for record in networks}
+        missing = []
+        for attached in instances:
+            found = [port.record.id in usable and self._kernel.restore(port) for port in attached.ports]
+            if not all(found):
+                missing.append(attached.id)
+        for record in networks:
+            keep = {port.interface.address for attached in instances for port in attached.ports if port.record.id == record.id}
+            self._kernel.forget_neighbours(record, keep)
+        return missing
+
+    async def _restore_rules(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> dict[str, str]:
+        views = [_view(attached.ports, attached.dns) for attached in instances]
+        await self._resolvers.keep({view.name for view in (*map(_own_view, networks), *views) if view})
+        owned: dict[str, frozenset[Element]] = {}
+        refused = {}
+        for record in networks:
+            owned[f"network {record.id}"] = await self._network_elements(record)
+        for attached in instances:
+            owned |= await self._port_elements(attached.ports, attached.dns)
+            try:
+                chosen = self._reserved.reserve(attached.id, attached.name, attached.mappings)
+                owned[f"published {attached.id}"] = _published(attached.address, chosen)
+            except UserError as error:
+                refused[attached.id] = error.message
+        await self._run(self._table.reset, owned)
+        return refused
+
+    # networks
+
+    async def free_subnet(self, taken: Iterable[str] = ()) -> str:
+        """A subnet that overlaps nothing in this network namespace, nor `taken` (subnets of networks without a bridge now)."""
+        occupied = await self._run(self._kernel.occupied)
+        return addresses.choose_subnet([*occupied, *taken])
+
+    async def check_subnet(self, subnet: str, taken: Mapping[str, str]) -> str:
+        """A subnet that somebody asked for, in its usual form. `taken`: subnet → its network's name.
+
+        Raises UserError or ConflictError.
+        """
+        text = str(addresses.parse_subnet(subnet))
+        others = await self._run(self._kernel.occupied) | {key: f"network {name}" for key, name in taken.items()}
+        other = addresses.overlapping(text, others)
+        if other:
+            raise ConflictError(f"subnet {text} overlaps {other} of {others[other]}", "choose another one")
+        return text
+
+    async def ensure(self, record: NetworkRecord) -> None:
+        """Make the network, or put it right. Raises ConflictError if its subnet is in use by others."""
+        await self._run(self._kernel.ensure_bridge, record)
+        self._records[record.id] = record
+        self._resolvers.add_network(record)
+        elements = await self._network_elements(record)
+        await self._run(self._table.replace, {f"network {record.id}": elements})
+
+    async def destroy(self, record: NetworkRecord) -> None:
+        """Remove the network and all that hangs on it. Its instances are the caller's business."""
+        self._records.pop(record.id, None)
+        await self._run(self._table.replace, {f"network {record.id}": ()})
+        gone = set(self._resolvers.using(record))
+        await self._resolvers.keep(
+            {_own_view(other).name for other in self._records.values()} | {view.name for view in self._views.values()} - gone
+        )
+        self._resolvers.remove_network(record)
+        await self._run_slow(self._slow_kernel.remove_named, self._kernel.bridge_name(record))
+
+    def bridge(self, record: NetworkRecord) -> str:
+        """The name of the network's bridge."""
+        return self._home.ifname("b", record.number)
+
+    # ports
+
+    async def attach_netns(
+        self, ports: Sequence[Port], *, dns: Sequence[str] = (), sysctls: Mapping[str, str] | None = None, netns_fd: int | None = None
+    ) -> netns.Netns:
+        """A network namespace with these ports, ready to be joined by path until `close`. Without ports: loopback only.
+
+        `dns`: servers to ask for other names instead of the host's. `sysctls`: further ones of the namespace ("net.…").
+        `netns_fd`: an existing namespace to equip, for one that belongs to another user namespace.
+        """
+        settings = netns.INSTANCE_SYSCTLS | dict(sysctls or {})
+        async with AsyncExitStack() as stack:
+            await self._take(stack, ports)
+            await self._admit(ports, dns)
+            return await self._guarded(ports, self._kernel.attach_netns, ports, settings, netns_fd)
+
+    async def attach_taps(self, ports: Sequence[Port], *, dns: Sequence[str] = ()) -> tuple[int, ...]:
+        """One tap descriptor (vnet header, non-blocking, close-on-exec) per port; a tap lives as long as its descriptor."""
+        async with AsyncExitStack() as stack:
+            await self._take(stack, ports)
+            await self._admit(ports, dns)
+            return await self._guarded(ports, self._attach_taps, ports)
+
+    async def detach(self, ports: Sequence[Port]) -> None:
+        """Remove these ports wherever they are. Takes some 40 ms; a later `attach` of the same number waits for it."""
+        async with AsyncExitStack() as stack:
+            await self._take(stack, ports)
+            await self._withdraw(ports)
+
+    def _attach_taps(self, ports: Sequence[Port]) -> tuple[int, ...]:
+        return tuple(self._kernel.attach_tap(port) for port in ports)
+
+    async def _take(self, stack: AsyncExitStack, ports: Sequence[Port]) -> None:
+        for number in sorted({port.number for port in ports}):
+            await stack.enter_async_context(self._busy.setdefault(number, asyncio.Lock()))
+
+    async def _admit(self, ports: Sequence[Port], servers: Sequence[str]) -> None:
+        elements = await self._port_elements(ports, servers)
+        await self._run(self._table.replace, elements)
+
+    async def _withdraw(self, ports: Sequence[Port]) -> None:
+        for port in ports:
+            self._views.pop(port.number, None)
+        await self._run(self._table.replace, {f"port {port.number}": () for port in ports})
+        await self._run_slow(self._slow_kernel.remove, ports)
+
+    async def _guarded(self, ports: Sequence[Port], function: Callable[..., T], *arguments: object) -> T:
+        """Run; after a failure or cancellation nothing of the ports is left."""
+        try:
+            return await self._run(function, *arguments)
+        except BaseException:
+            await asyncio.shield(self._withdraw(ports))
+            raise
+
+    async def _port_elements(self, ports: Sequence[Port], servers: Sequence[str]) -> dict[str, frozenset[Element]]:
+        view = _view(ports, tuple(servers))
+        elements = {}
+        for port in ports:
+            elements[f"port {port.number}"] = rules.of_endpoint(self.bridge(port.record), port.interface.mac, port.interface.address)
+        if view is None or view == _own_view(view.records[0]):
+            return elements
+        listening = await self._resolvers.ensure(view)
+        first = _first(ports)
+        self._views[first.number] = view
+        elements[f"port {first.number}"] |= rules.of_resolver(first.interface.address, first.record.gateway, listening)
+        return elements
+
+    async def _network_elements(self, record: NetworkRecord) -> frozenset[Element]:
+        port = await self._resolvers.ensure(_own_view(record))
+        return rules.of_network(record, self.bridge(record), port)
+
+    # names
+
+    async def set_names(self, instance_id: str, entries: Sequence[Name]) -> None:
+        """Exactly these names for the instance; of several names with one address, the first one is what a reverse lookup gives."""
+        names: dict[int, dict[str, list[str]]] = {}
+        for network_id, name, address in entries:
+            record = self._records.get(network_id)
+            if record is None:
+                raise UserError(f"network {network_id} isn't there")
+            names.setdefault(record.number, {}).setdefault(address, []).append(name)
+        texts = {number: "".join(dns.hosts_line(address, found) for address, found in by.items()) for number, by in names.items()}
+        self._resolvers.set_names(_checked_id(instance_id), texts)
+
+    async def remove_names(self, instance_id: str) -> None:
+        """Forget the instance's names on all networks."""
+        self._resolvers.set_names(_checked_id(instance_id), {})
+
+    # published ports
+
+    async def publish(self, instance_id: str, address: str, mappings: Sequence[PortMapping], *, name: str = "") -> tuple[PortMapping, ...]:
+        """Exactly these ports of this machine lead to the instance; host port 0 becomes a free one. All or nothing.
+
+        `address`: the instance's on the network with its default route. `name`: how conflicts call it. Raises ConflictError or UserError.
+        """
+        before = self._reserved.mappings(instance_id)
+        chosen = self._reserved.reserve(instance_id, name or instance_id[:12], mappings)
+        try:
+            await self._run(self._publish, instance_id, _published(address, chosen), _udp_ports([*before, *chosen]))
+        except BaseException:
+            self._reserved.release(instance_id)
+            raise
+        return chosen
+
+    async def unpublish(self, instance_id: str) -> None:
+        """Take all published ports of the instance back."""
+        before = self._reserved.mappings(instance_id)
+        await self._run(self._publish, instance_id, frozenset(), _udp_ports(before))
+        self._reserved.release(instance_id)
+
+    def _publish(self, instance_id: str, elements: frozenset[Element], udp: frozenset[int]) -> None:
+        self._table.replace({f"published {instance_id}": elements})
+        if udp:
+            conntrack.forget_udp(self._conntrack, udp)
+
+    # threads
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._quick, function, *arguments)
+
+    async def _run_slow(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
+
+
+def _own_view(record: NetworkRecord) -> dns.View:
+    return dns.View((record,))
+
+
+def _first(ports: Sequence[Port]) -> Port:
+    return next((port for port in ports if port.interface.default), ports[0])
+
+
+def _view(ports: Sequence[Port], servers: tuple[str, ...]) -> dns.View | None:
+    """What an instance with these ports may know. Labels and the like don't matter for it."""
+    if not ports:
+        return None
+    first = _first(ports)
+    others = {port.record.id: port.record for port in ports if port.record.id != first.record.id}
+    return dns.View((first.record, *(others[key] for key in sorted(others))), servers)
+
+
+def _published(address: str, mappings: Iterable[PortMapping]) -> frozenset[Element]:
+    sets = (
+        rules.of_publication(address, mapping.container_port, mapping.host_ip, mapping.host_port, mapping.protocol) for mapping in mappings
+    )
+    return frozenset[Element]().union(*sets)
+
+
+def _udp_ports(mappings: Iterable[PortMapping]) -> frozenset[int]:
+    return frozenset(mapping.host_port for mapping in mappings if mapping.protocol == "udp")
+
+
+def _checked_id(instance_id: str) -> str:
+    if not _ID.fullmatch(instance_id):
+        raise UserError(f"instance id {instance_id!r}: lower-case letters and digits only")
+    return instance_id
