@@ -184,6 +184,7 @@ def _settings(app: Any, tls: ApiConfig | None) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,
