@@ -64,10 +64,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """Where the controllers are. `unified`: the root of a pure v2 host, else None. `v1`: controller → its root."""
+    """Where the controllers are. `unified`: the root of a pure v2 host, else None. `v1`: controller → its root.
+
+    `others`: further v1 hierarchies, in which a runtime makes the same path (devices, name=systemd …), and which are cleaned as well.
+    """
 
     unified: Path | None
     v1: dict[str, Path]
+    others: tuple[Path, ...] = ()
 
     @property
     def version(self) -> int:
@@ -86,6 +90,7 @@ def parse_hierarchy(mountinfo: str) -> Hierarchy:
     """From the text of /proc/self/mountinfo. A cgroup2 mount counts only where no v1 controller is mounted."""
     v1: dict[str, Path] = {}
     unified: Path | None = None
+    points: dict[Path, None] = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2) if right.count(" ") >= 2 else ("", "", "")
@@ -94,7 +99,9 @@ def parse_hierarchy(mountinfo: str) -> Hierarchy:
             unified = unified or point
         elif kind == "cgroup":
             v1 |= {name: point for name in options.split(",") if name in _CONTROLLERS and name not in v1}
-    return Hierarchy(None if v1 else unified, v1)
+            points[point] = None
+    others = tuple(point for point in points if point not in v1.values())
+    return Hierarchy(None if v1 else unified, v1, others)
 
 
 def shares_to_weight(shares: int) -> int:
@@ -219,7 +226,7 @@ class Cgroup:
     def remove(self, patience: float = 1.0) -> None:
         """Remove it and what is below; blocks up to `patience` seconds while the last process goes. Nothing happens if it isn't there."""
         deadline = time.monotonic() + patience
-        for folder in self.folders:
+        for folder in (*self.folders, *(root / self.path for root in self._where.others)):
             while not _remove_folders(folder):
                 if time.monotonic() > deadline:
                     raise OSError(errno.EBUSY, f"cgroup still has processes: {self.pids()}", str(folder))

@@ -1,0 +1,68 @@
+"""The OCI runtimes by their command lines. Pure, but for finding the programs.
+
+All of them share one state folder per home, because crun keeps compiled seccomp filters in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhull.errors import UnsupportedError
+
+_SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class OciRuntime:
+    """A program with its global options. `state`: where it keeps a folder per container."""
+
+    program: str
+    state: Path
+    options: tuple[str, ...] = ()
+
+    def command(self, log: Path | str | None = None) -> list[str]:
+        """The start of each command line; errors go to `log` as JSON lines."""
+        words = [self.program, "--root", str(self.state), *self.options]
+        return words + (["--log", str(log), "--log-format", "json"] if log is not None else [])
+
+    def start(self, instance: str, log: Path) -> list[str]:
+        """Let a created container run."""
+        return [*self.command(log), "start", instance]
+
+    def inspect(self, instance: str) -> list[str]:
+        """Its state as JSON."""
+        return [*self.command(), "state", instance]
+
+    def remove(self, instance: str) -> list[str]:
+        """Kill and forget it."""
+        return [*self.command(), "delete", "--force", instance]
+
+    def exec(self, instance: str, process: str, pid_file: str, log: str) -> list[str]:
+        """Another process; in the foreground, so that the exit status is the process's own."""
+        return [*self.command(log), "exec", "--process", process, "--pid-file", pid_file, instance]
+
+
+def container_runtime(state: Path) -> OciRuntime:
+    """crun, else runc. Raises UnsupportedError with the mend."""
+    for name in ("crun", "runc"):
+        if program := find(name):
+            options = ("--cgroup-manager=cgroupfs",) if name == "crun" else ()
+            return OciRuntime(program, state / name, options)
+    raise UnsupportedError("no OCI runtime is installed", "apt install crun")
+
+
+def monitor() -> str:
+    """conmon's path. Raises UnsupportedError with the mend."""
+    program = find("conmon")
+    if program is None:
+        raise UnsupportedError("conmon isn't installed", "apt install conmon")
+    return program
+
+
+@functools.cache
+def find(name: str, search: str = _SEARCH) -> str | None:
+    """A program's path; what was missing once is looked for again by a new daemon only."""
+    return shutil.which(name, path=search)
