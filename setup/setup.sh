@@ -9,7 +9,7 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive PATH="$PATH:/usr/sbin:/sbin
 exec </dev/null
 
 readonly VENV=.venv GUEST=build/guest LOG=build/setup.log LINK=/usr/local/bin/twinhull
-readonly STAMP=$VENV/.twinhull-lock
+readonly STAMP=$VENV/.twinhull-lock TRIED=build/.packages-tried
 worked=0
 
 say() { printf '%s\n' "$*"; }
@@ -39,7 +39,7 @@ step() {
 
 # --- 1 packages -------------------------------------------------------------------------------------------------------
 wanted_packages() {
-    sed 's/#.*//' setup/packages.txt | tr -s ' \n' '\n' | grep . || true
+    grep -v '[#?]' setup/packages.txt
     # Debian's own Python has no ensurepip without python3-venv.
     case "$(find_python)" in /usr/bin/*) echo python3-venv ;; '') echo python3-venv ;; esac
 }
@@ -50,13 +50,18 @@ missing_packages() {
     { dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null || true; } | sed -n 's/^installed //p' |
         sort -u | comm -13 - <(sort -u <<<"$wanted")
 }
-packages_ready() { [ -z "$(missing_packages)" ]; }
+packages_ready() { [ -z "$(missing_packages)" ] && [ -e $TRIED ]; }
 apt() { apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"; }
 install_packages() {
     local missing
     missing=$(missing_packages)
     # shellcheck disable=SC2086
-    apt install --no-install-recommends $missing || { apt update && apt install --no-install-recommends $missing; }
+    [ -z "$missing" ] || apt install --no-install-recommends $missing ||
+        { apt update && apt install --no-install-recommends $missing; }
+    for missing in $(sed -n 's/?$//p' setup/packages.txt); do
+        apt install --no-install-recommends "$missing" || echo "$missing isn't to be had here; it is optional"
+    done
+    touch $TRIED
 }
 
 # --- 2 Python ---------------------------------------------------------------------------------------------------------
@@ -100,8 +105,8 @@ write_launcher() {
 # Not the question whether the file is there: make knows whether a source is newer.
 agent_ready() { [ -x $GUEST/agent ] && make -s -q -C agent >/dev/null 2>&1; }
 build_agent() { make -C agent; }
-kernel_ready() { [ -s $GUEST/vmlinux ] && [ -s $GUEST/initrd ] && ! [ $GUEST/agent -nt $GUEST/initrd ]; }
-build_kernel() { $VENV/bin/python -m twinhull.instance.vm.assets build --out $GUEST; }
+kernel_ready() { [ -s $GUEST/initrd ] && [ -s $GUEST/manifest.json ] && ! [ $GUEST/agent -nt $GUEST/manifest.json ]; }
+build_kernel() { $VENV/bin/python -m twinhull.instance.vm.assets build --out $GUEST && touch $GUEST/manifest.json; }
 
 # --- 5 group and command ----------------------------------------------------------------------------------------------
 group_ready() { getent group twinhull >/dev/null; }
