@@ -164,7 +164,10 @@ def _channels(channels: Channels) -> tuple[str, ...]:
 
 
 def _disks(vm: Vm) -> tuple[str, ...]:
-    """Root: read-only, through the host's page cache, which all VMs of the image share. Scratch: sparse, discards give space back."""
+    """Root: read-only, through the host's page cache, which all VMs of the image share. Scratch: sparse, discards give space back.
+
+    Errors are reported to the guest; by default QEMU would stop the machine when the host's disk is full.
+    """
     if vm.root < 0:
         return ()
     root = (
@@ -184,7 +187,7 @@ def _disks(vm: Vm) -> tuple[str, ...]:
         *("-device", "virtio-blk-device,id=root,drive=root,serial=root,write-cache=off"),
         *scratch,
         *_throttled("scratch", read_only=False),
-        *("-device", "virtio-blk-device,id=scratch,drive=scratch,serial=scratch,discard=on"),
+        *("-device", "virtio-blk-device,id=scratch,drive=scratch,serial=scratch,discard=on,werror=report,rerror=report"),
     )
 
 

@@ -102,7 +102,6 @@ class Monitor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self._lose()
-        self._writer.close()
 
     async def _negotiate(self) -> None:
         greeting = await self._receive()
@@ -148,6 +147,7 @@ class Monitor:
 
     def _lose(self) -> None:
         self.closed.set()
+        self._writer.close()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(MonitorLostError("QEMU's monitor is gone"))
