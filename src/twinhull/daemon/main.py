@@ -48,7 +48,7 @@ def run(home: Home, ready_fd: int | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         _make_folders(home)
-        config = load(home)
+        config = load(home.config)
         held = lock.acquire(home)
         _raise_file_limit()
         prepare_daemon_namespace()

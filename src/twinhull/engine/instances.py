@@ -26,10 +26,11 @@ from twinhull.image.base import ImageView
 from twinhull.instance.base import Exit, Instance, Session
 from twinhull.instance.factory import make_instance
 from twinhull.network import addresses
+from twinhull.network.host import Name
 from twinhull.plan import lifecycle
 from twinhull.plan.health import begin
 from twinhull.plan.lifecycle import Ended, Event, State
-from twinhull.spec.instance import InstanceSpec, MountSpec, MountType
+from twinhull.spec.instance import InstanceSpec, MountSpec, MountType, PortMapping
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import ImageConfig, stop_signal
 from twinhull.spec.validate import normalize
@@ -190,19 +191,19 @@ class Instances:
         finally:
             if attachment.netns:
                 attachment.netns.close()
-        await self.join_network(live)
+        await self.join_network(live, live.record.spec.ports)
         session = await instance.attach() if attach else None
         await instance.start()
         return instance, session
 
-    async def join_network(self, live: Live) -> None:
-        """Names and published ports; idempotent."""
+    async def join_network(self, live: Live, ports: tuple[PortMapping, ...]) -> None:
+        """Names and published ports; idempotent. The host ports chosen are in the record, which the caller saves."""
         network = self.launcher.network
         if not live.endpoints:
             return
-        await network.set_names(live.id, [entry for endpoint in live.endpoints for entry in _dns_entries(live, endpoint)])
-        if live.record.spec.ports:
-            live.ports = await network.publish(live.id, live.endpoints[0].address, live.record.spec.ports)
+        await network.set_names(live.id, dns_names(live))
+        if ports:
+            live.change(published=await network.publish(live.id, self.launcher.reached_at(live), ports, name=live.record.name))
 
     async def _undo_start(self, live: Live, before: InstanceRecord, error: BaseException) -> None:
         with contextlib.suppress(Exception):
@@ -405,7 +406,7 @@ class Instances:
             lambda: network.detach(self.launcher.network_ports(live)),
         ]
         failures = [failure for step in steps if (failure := await _attempt(step)) is not None]
-        live.ports = ()
+        live.change(published=())
         if failures:
             raise failures[0]
 
@@ -448,9 +449,10 @@ def _is_anonymous(mount: MountSpec) -> bool:
     return len(mount.source) == 64 and set(mount.source) <= set("0123456789abcdef")
 
 
-def _dns_entries(live: Live, endpoint: EndpointRecord) -> list[tuple[str, str, str]]:
-    words = dict.fromkeys((live.record.name, live.id[:12], live.record.spec.hostname or live.id[:12], *endpoint.aliases))
-    return [(endpoint.network_id, word, endpoint.address) for word in words]
+def dns_names(live: Live) -> list[Name]:
+    """Name, short id, hostname and aliases on each network."""
+    own = (live.record.name, live.id[:12], live.record.spec.hostname or live.id[:12])
+    return [(e.network_id, word, e.address) for e in live.endpoints for word in dict.fromkeys((*own, *e.aliases))]
 
 
 async def _tolerant(work: Awaitable[None]) -> None:

@@ -21,9 +21,10 @@ from twinhull.instance.base import (
     RootKind,
 )
 from twinhull.instance.factory import traits
-from twinhull.network.base import Port
 from twinhull.network.files import hosts, resolv_conf
-from twinhull.network.host import NetnsHandle, NetworkHost
+from twinhull.network.host import NetworkHost, interface
+from twinhull.network.netns import Netns
+from twinhull.network.ports import Port
 from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode, Runtime
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import argv, environment
@@ -44,7 +45,7 @@ class Attachment:
     """What the network gave to one start; closed once the hull holds it."""
 
     ports: tuple[Port, ...] = ()
-    netns: NetnsHandle | None = None
+    netns: Netns | None = None
     taps: tuple[int, ...] = field(default=())
 
 
@@ -133,22 +134,28 @@ class Launcher:
         ports = self.network_ports(live)
         if not ports:
             return Attachment()
+        servers = live.record.spec.dns
         if traits(live.record.spec.runtime).port is PortKind.TAP:
-            return Attachment(ports, taps=await self.network.attach_taps(ports))
-        return Attachment(ports, netns=await self.network.attach_netns(ports))
+            return Attachment(ports, taps=await self.network.attach_taps(ports, dns=servers))
+        return Attachment(ports, netns=await self.network.attach_netns(ports, dns=servers))
 
     def network_ports(self, live: Live) -> tuple[Port, ...]:
         """The instance's endpoints in the network layer's terms."""
+        records = [self.networks[endpoint.network_id] for endpoint in live.endpoints]
+        way_out = next((n for n, record in enumerate(records) if not record.internal), 0)
         return tuple(
-            self.network.port(
-                self.networks[endpoint.network_id],
-                number=endpoint.number,
-                position=endpoint.position,
-                address=endpoint.address,
-                mac=endpoint.mac,
+            Port(
+                record,
+                endpoint.number,
+                interface(record, endpoint.address, ifname=f"eth{position}", mac=endpoint.mac, default=position == way_out),
             )
-            for endpoint in live.endpoints
+            for position, (record, endpoint) in enumerate(zip(records, live.endpoints, strict=True))
         )
+
+    def reached_at(self, live: Live) -> str:
+        """The address that published ports lead to: the one on the network with the default route."""
+        ports = self.network_ports(live)
+        return next((port.interface.address for port in ports if port.interface.default), ports[0].interface.address)
 
     def paths(self, instance_id: str) -> Paths:
         """The instance's two folders."""

@@ -12,7 +12,7 @@ from twinhull.errors import ConflictError
 from twinhull.instance.base import Instance
 from twinhull.plan.health import Health
 from twinhull.plan.lifecycle import Event, State, after, is_up
-from twinhull.spec.instance import HealthCheck, PortMapping
+from twinhull.spec.instance import HealthCheck
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import ImageConfig, argv, health
 from twinhull.store.db import EndpointRecord, InstanceRecord
@@ -26,7 +26,6 @@ class Live:
     endpoints: tuple[EndpointRecord, ...] = ()
     instance: Instance | None = None
     health: Health = field(default_factory=Health)
-    ports: tuple[PortMapping, ...] = ()
     asked_to_end: bool = False
     removed: bool = False
     exits: int = 0
@@ -110,7 +109,7 @@ def view(live: Live, networks: dict[str, NetworkRecord], log_path: str, accelera
         restart_count=record.restart_count,
         health=_health_view(live.health),
         addresses=tuple(_address(endpoint, networks) for endpoint in live.endpoints),
-        ports=live.ports,
+        ports=record.published,
         accelerator=accelerator,
         log_path=log_path,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import platform
 import secrets
@@ -35,7 +36,7 @@ from twinhull.engine.base import (
 )
 from twinhull.engine.events import Events
 from twinhull.engine.files import Files
-from twinhull.engine.instances import ANONYMOUS, Instances
+from twinhull.engine.instances import ANONYMOUS, Instances, dns_names
 from twinhull.engine.launch import Launcher
 from twinhull.engine.live import Live, view
 from twinhull.engine.names import check as check_name
@@ -45,9 +46,10 @@ from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
+from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process, Session, Stats
-from twinhull.instance.logs import read_log
-from twinhull.network.host import NetworkHost
+from twinhull.network import addresses
+from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
 from twinhull.spec.instance import InstanceSpec, MountType, Resources, RestartPolicy, RestartWhen
 from twinhull.spec.network import NetworkRecord
@@ -56,6 +58,7 @@ from twinhull.spec.validate import DEFAULT_NETWORK
 from twinhull.store.db import Database, NetworkRow
 from twinhull.volume.store import VolumeStore
 
+_log = logging.getLogger(__name__)
 _ROTATE_EVERY = 10.0
 """Seconds between looks at the sizes of logs."""
 _record_adapter: TypeAdapter[NetworkRecord] = TypeAdapter(NetworkRecord)
@@ -91,7 +94,9 @@ class LocalEngine(Engine):
         await self._network.open()
         if not any(network.name == DEFAULT_NETWORK for network in self._networks.values()):
             await self.network_create(NetworkSpec(DEFAULT_NETWORK))
-        await self._network.sync(tuple(self._networks.values()), self._expected_ports())
+        report = await self._network.sync(tuple(self._networks.values()), self._attached())
+        for owner, why in report.conflicts:
+            _log.warning("network of %s: %s", owner[:12], why)
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
@@ -211,7 +216,7 @@ class LocalEngine(Engine):
                 live.record = old
                 raise
             if live.up:
-                await self._instances.join_network(live)
+                await self._instances.join_network(live, live.record.published)
         self._events.emit("instance", "rename", live.id, name, oldName=old.name)
 
     async def update(self, ref: str, resources: Resources | None, restart: str | None) -> None:
@@ -285,10 +290,17 @@ class LocalEngine(Engine):
     ) -> AsyncIterator[LogLine]:
         live = self._instances.find(ref)
         log = self._instances.launcher.paths(live.id).log
-        lines = read_log(log, follow=follow, since=since, until=until, tail=tail, ended=lambda: live.removed or not _writes(live))
-        async with contextlib.aclosing(lines):  # type: ignore[type-var]
-            async for line in lines:
-                yield LogLine(line.at, line.stream, line.data)
+        stop = asyncio.Event()
+        watcher = self._tasks.spawn(f"logs of {live.record.name}", _set_at_end(live, stop)) if follow else None
+        try:
+            async with contextlib.aclosing(
+                logbook.read(log, logbook.Selection(since, until, tail), follow=follow, stop=stop)  # type: ignore[type-var]
+            ) as lines:
+                async for line in lines:
+                    yield LogLine(line.at, line.stream, line.data)
+        finally:
+            if watcher is not None:
+                watcher.cancel()
 
     async def stats(self, ref: str) -> Stats:
         return await self._instances.find(ref).running().stats()
@@ -372,7 +384,7 @@ class LocalEngine(Engine):
 
     async def image_prune(self, *, all: bool = False) -> tuple[str, ...]:
         used = {live.record.image_id for live in self._instances.lives.values()}
-        gone = await self._images.prune(all=all, keep=used)
+        gone = await self._images.prune(all_=all, keep=used)
         await self._collect_images()
         return gone
 
@@ -383,13 +395,13 @@ class LocalEngine(Engine):
         if any(network.name == name for network in self._networks.values()):
             raise ConflictError(f"a network named {name} exists")
         number = next(n for n in range(1, 1 << 16) if n not in {network.number for network in self._networks.values()})
-        subnet, gateway = await self._network.choose_subnet(spec.subnet, tuple(self._networks.values()))
+        subnet = await self._subnet(spec.subnet)
         record = NetworkRecord(
             id=secrets.token_hex(32),
             name=name,
             number=number,
             subnet=subnet,
-            gateway=gateway,
+            gateway=addresses.gateway_of(subnet),
             internal=spec.internal,
             mtu=spec.mtu,
             labels=spec.labels,
@@ -405,6 +417,10 @@ class LocalEngine(Engine):
         self._networks[record.id] = record
         self._events.emit("network", "create", record.id, name)
         return self._network_view(record)
+
+    async def _subnet(self, wanted: str) -> str:
+        taken = {network.subnet: network.name for network in self._networks.values()}
+        return await (self._network.check_subnet(wanted, taken) if wanted else self._network.free_subnet(taken))
 
     async def networks(self) -> tuple[NetworkView, ...]:
         return tuple(self._network_view(record) for record in sorted(self._networks.values(), key=lambda record: record.number))
@@ -517,9 +533,22 @@ class LocalEngine(Engine):
         used = {live.record.image_id for live in self._instances.lives.values()}
         await self._images.collect(used | {image.id for image in await self.images()})
 
-    def _expected_ports(self) -> tuple[object, ...]:
-        lives = self._instances.lives.values()
-        return tuple(port for live in lives if live.up for port in self._instances.launcher.network_ports(live))
+    def _attached(self) -> tuple[Attached, ...]:
+        """What the network must hold for the instances that were up when the last daemon ended."""
+        launcher = self._instances.launcher
+        return tuple(
+            Attached(
+                live.id,
+                live.record.name,
+                ports=launcher.network_ports(live),
+                names=tuple(dns_names(live)),
+                address=launcher.reached_at(live),
+                mappings=live.record.published,
+                dns=live.record.spec.dns,
+            )
+            for live in self._instances.lives.values()
+            if live.up and live.endpoints
+        )
 
     async def _remove_strays(self) -> None:
         """Folders of instances that no record knows."""
@@ -544,8 +573,10 @@ class LocalEngine(Engine):
 _SHOWN = (State.RUNNING, State.PAUSED, State.RESTARTING)
 
 
-def _writes(live: Live) -> bool:
-    return live.record.state in _SHOWN
+async def _set_at_end(live: Live, stop: asyncio.Event) -> None:
+    """Set when the instance won't write any more."""
+    await live.wait_for(lambda: live.removed or live.record.state not in _SHOWN)
+    stop.set()
 
 
 def _restart_policy(word: str) -> RestartPolicy:

@@ -59,7 +59,7 @@ class Recovery:
     async def _adopted(self, live: Live) -> None:
         assert live.instance is not None  # set by the only caller
         if live.record.spec.network_mode is NetworkMode.BRIDGE:
-            await self.instances.join_network(live)
+            await self.instances.join_network(live, live.record.published)
         live.asked_to_end = live.record.desired == "stopped"
         self.instances.resume_watch(live, live.instance)
         if live.asked_to_end:

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from twinhull.errors import ConflictError, PermanentError
 from twinhull.plan.lifecycle import State
-from twinhull.spec.instance import InstanceSpec
+from twinhull.spec.instance import InstanceSpec, PortMapping
 
 EVENTS_KEPT = 10_000
 
@@ -47,6 +47,7 @@ class InstanceRecord:
     exit_reason: str = ""
     error: str = ""
     restart_count: int = 0
+    published: tuple[PortMapping, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,11 @@ def spec_adapter() -> TypeAdapter[InstanceSpec]:
     return TypeAdapter(InstanceSpec)
 
 
+@cache
+def _ports_adapter() -> TypeAdapter[tuple[PortMapping, ...]]:
+    return TypeAdapter(tuple[PortMapping, ...])
+
+
 def _migrations() -> list[str]:
     folder = files("twinhull.store").joinpath("migrations")
     return [entry.read_text() for entry in sorted(folder.iterdir(), key=lambda entry: entry.name) if entry.name.endswith(".sql")]
@@ -216,6 +222,7 @@ def _columns(record: InstanceRecord) -> dict[str, Any]:
     values["image_config"] = json.dumps(record.image_config)
     values["state"] = str(record.state)
     values["oom_killed"] = int(record.oom_killed)
+    values["published"] = _ports_adapter().dump_json(record.published).decode()
     return values
 
 
@@ -225,6 +232,7 @@ def _instance(row: dict[str, Any]) -> InstanceRecord:
         "image_config": json.loads(row["image_config"]),
         "state": State(row["state"]),
         "oom_killed": bool(row["oom_killed"]),
+        "published": _ports_adapter().validate_json(row["published"]),
     }
     return InstanceRecord(**(row | decoded))
 

@@ -15,7 +15,8 @@ CREATE TABLE instances (
     oom_killed    INTEGER NOT NULL DEFAULT 0,
     exit_reason   TEXT NOT NULL DEFAULT '',
     error         TEXT NOT NULL DEFAULT '',
-    restart_count INTEGER NOT NULL DEFAULT 0
+    restart_count INTEGER NOT NULL DEFAULT 0,
+    published     TEXT NOT NULL DEFAULT '[]'    -- spec.instance.PortMapping, host ports chosen
 ) STRICT;
 
 CREATE TABLE networks (
