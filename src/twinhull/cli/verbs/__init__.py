@@ -1,0 +1,1 @@
+"""What the commands do: one function per command, named in its row, `(Arguments) -> exit code`. Loaded when called."""
