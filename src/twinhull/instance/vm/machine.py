@@ -23,11 +23,12 @@ from typing import TypeVar
 
 from twinhull.errors import ConflictError, NotFoundError, PermanentError, TemporaryError, TwinhullError, UnsupportedError
 from twinhull.home import Home
-from twinhull.instance import capabilities
+from twinhull.instance import capabilities, seccomp
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
 from twinhull.instance.vm import accelerator, assets, process, qemu, scratch
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
+from twinhull.instance.vm.filter import compile_profile
 from twinhull.instance.vm.frames import GuestState
 from twinhull.instance.vm.guest import GuestConfig, guest_config
 from twinhull.instance.vm.jail import RECORD, VOLUMES, Volume
@@ -292,7 +293,7 @@ class VmInstance(Instance):
         return guest_config(
             limited,
             volumes={target: number for number, target in enumerate(targets)},
-            seccomp=b"",
+            seccomp=compile_profile(seccomp.for_security(launch.security, names)),
             caps=capabilities.mask(names),
         )
 
