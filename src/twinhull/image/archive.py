@@ -31,7 +31,7 @@ _CHECK_EVERY = 64
 _HEADER_LIMIT = 4 << 20
 """Bytes of one extended header (long names, xattrs); the kernel's own limits allow less."""
 _MANIFEST_LIMIT = 16 << 20
-_NAMES_LIMIT = 4_000_000
+_ENTRIES_LIMIT = 4_000_000
 _ID_MAX = 2**32 - 2
 _MAGICS = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -57,27 +57,30 @@ class Contents:
     size: int
 
 
-def plain(path: Path, what: str) -> tuple[Path, str]:
-    """The archive uncompressed (the same path if it was already) and the SHA-256 of that. Raises UserError, or disk_full."""
+def plain(path: Path, what: str) -> Path:
+    """The archive uncompressed (the same path if it was already). Raises UserError, or disk_full."""
     with path.open("rb") as source:
         kind = _kind(source.read(8))
         source.seek(0)
         if not kind:
-            return path, _digest(source)
+            return path
         target = path.with_name(path.name + ".plain")
         try:
             with _reader(source, kind) as data, target.open("xb") as out:
-                digest = _pump(data, out)
+                _pump(data, out)
         except _DAMAGED as error:
             if isinstance(error, OSError) and scratch.is_disk_full(error):
                 raise scratch.disk_full(path.parent) from error
             raise UserError(f"{what}: damaged {kind} data: {error}") from error
     path.unlink()
-    return target, digest
+    return target
 
 
-def check(path: Path, what: str) -> Contents:
-    """Walk an uncompressed tar to its end. Raises UserError for whatever is wrong with it."""
+def check(path: Path, what: str, *, links_below: bool = False) -> Contents:
+    """Walk an uncompressed tar to its end. Raises UserError for whatever is wrong with it.
+
+    `links_below`: a layer's hard links may lead to files of the layers below.
+    """
     entries = size = 0
     seen: set[bytes] = set()
     try:
@@ -85,8 +88,10 @@ def check(path: Path, what: str) -> Contents:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]
                 entries += 1
+                if entries > _ENTRIES_LIMIT:
+                    raise UserError(f"{what}: more than {_ENTRIES_LIMIT} entries")
                 size += -(-member.size // 4096) * 4096 if member.isreg() else 0
-                _check_member(member, seen, what)
+                _check_member(member, None if links_below else seen, what)
             _check_end(file, tar.offset, what)
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{what}: not a tar archive, or damaged: {error}", "is the file complete?") from error
@@ -107,17 +112,17 @@ def _check_end(file: IO[bytes], offset: int, what: str) -> None:
         raise UserError(f"{what}: the archive is damaged at byte {offset}")
 
 
-def _check_member(member: tarfile.TarInfo, seen: set[bytes], what: str) -> None:
+def _check_member(member: tarfile.TarInfo, seen: set[bytes] | None, what: str) -> None:
     name = _normal(member.name, what)
-    if len(seen) >= _NAMES_LIMIT:
-        raise UserError(f"{what}: more than {_NAMES_LIMIT} entries")
     if not (0 <= member.uid <= _ID_MAX and 0 <= member.gid <= _ID_MAX and member.size >= 0):
         raise UserError(f"{what}: {_shown(member.name)}: owner or size out of range")
-    if member.islnk() and _normal(member.linkname, what) not in seen:
+    target = _normal(member.linkname, what) if member.islnk() else None
+    if target is not None and seen is not None and target not in seen:
         raise UserError(f"{what}: {_shown(member.name)} is a hard link to {_shown(member.linkname)}, which isn't in the archive before it")
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk() or member.isdev()):
         raise UserError(f"{what}: {_shown(member.name)} is of the unknown type {member.type!r}")
-    seen.add(name)
+    if seen is not None:
+        seen.add(name)
 
 
 def _normal(name: str, what: str) -> bytes:
@@ -190,9 +195,9 @@ def _oci_id(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], entry: di
     """The id of the image behind a descriptor: its configuration's digest. An index leads to this machine's architecture."""
     manifest = _json(tar, members, _blob(entry, what), what)
     if "manifests" in manifest:
-        chosen = [item for item in manifest["manifests"] if (item.get("platform") or {}).get("architecture") == _architecture()]
+        chosen = [item for item in manifest["manifests"] if (item.get("platform") or {}).get("architecture") == architecture()]
         if not chosen:
-            raise UserError(f"{what}: no image for {_architecture()} in it")
+            raise UserError(f"{what}: no image for {architecture()} in it")
         manifest = _json(tar, members, _blob(chosen[0], what), what)
     for part in [manifest.get("config") or {}, *(manifest.get("layers") or [])]:
         if _blob(part, what) not in members:
@@ -247,7 +252,8 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo, what: str) -> bytes:
     return data.read()
 
 
-def _architecture() -> str:
+def architecture() -> str:
+    """This machine's, as images name it."""
     machine = os.uname().machine
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
@@ -267,20 +273,19 @@ def _reader(source: IO[bytes], kind: str) -> IO[bytes]:
     raise UnsupportedError(f"{kind} compression can't be read here", f"unpack it first: {kind} -d")
 
 
-def _pump(data: IO[bytes], out: IO[bytes]) -> str:
-    """Copy to the end, hashing, and stop before the disk is full: a small file may unpack to anything."""
-    digest, count = hashlib.sha256(), 0
+def _pump(data: IO[bytes], out: IO[bytes]) -> None:
+    """Copy to the end, and stop before the disk is full: a small file may unpack to anything."""
+    count = 0
     while piece := data.read(_PIECE):
-        digest.update(piece)
         out.write(piece)
         count += 1
         if count % _CHECK_EVERY == 0:
             scratch.check_space(Path(out.name).parent, 0)
-    return digest.hexdigest()
 
 
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 from the file's position to its end, hexadecimal."""
+    state = hashlib.sha256()
     while piece := file.read(_PIECE):
-        digest.update(piece)
-    return digest.hexdigest()
+        state.update(piece)
+    return state.hexdigest()

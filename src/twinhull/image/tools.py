@@ -33,6 +33,7 @@ _SYSTEM_REGISTRIES = Path("/etc/containers/registries.conf")
 _LOGIN = "log in with `podman login REGISTRY` or `skopeo login REGISTRY` as the daemon's user (auth.json, REGISTRY_AUTH_FILE)"
 _INSECURE = "for a registry without TLS say --tls-verify=false; for one with its own authority put ca.crt into /etc/containers/certs.d/HOST"
 _MEANINGS: tuple[tuple[str, type[TwinhullError], str], ...] = (
+    (r"^unshare: failed to execute", PermanentError, "install skopeo, buildah and mmdebstrap: `make setup`"),
     (r"no space left on device|disk quota exceeded", PermanentError, "free some with `twinhull system prune` or `twinhull image prune`"),
     (r"server gave HTTP response to HTTPS client|x509:|tls: ", UserError, _INSECURE),
     (r"unauthorized|authentication required|invalid username/password|access to the resource is denied|denied:|403 ", UserError, _LOGIN),
@@ -46,6 +47,7 @@ _MEANINGS: tuple[tuple[str, type[TwinhullError], str], ...] = (
         "check the network, or take a base image from the distribution's archive: twinhull image bootstrap debian:bookworm",
     ),
 )
+_SOURCE = re.compile(r"^(?:creating build container: )?initializing source docker://\S+: ")
 _REGISTRY_LEVEL = re.compile(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -73,7 +75,7 @@ class ToolError(Exception):
 
 def explain(action: str, error: ToolError) -> TwinhullError:
     """The error for people: "pull x: …" with what to do."""
-    reason = error.reason
+    reason = _SOURCE.sub("", error.reason)
     for pattern, kind, hint in _MEANINGS:
         if re.search(pattern, reason):
             return kind(f"{action}: {reason}", hint)
@@ -91,10 +93,15 @@ class Tools:
         return "\n".join([line async for line in self.stream(argv, folder)])
 
     async def stream(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[str]:
-        """Lines as they come, `folder` being working and temporary directory. Raises ToolError at the end."""
+        """Lines as they come, `folder` being working and temporary directory. Raises ToolError at the end.
+
+        Each tool has a mount namespace of its own: containers/storage leaves mounts behind, most of all when it is killed.
+        """
         environment = self.environment(folder) | dict(env or {})
         pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        process = await proc.start(argv, env=environment, cwd=folder, stdin=null, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
+        process = await proc.start(
+            ["unshare", "--mount", *argv], env=environment, cwd=folder, stdin=null, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+        )
         tail: list[str] = []
         try:
             assert process.stdout is not None
