@@ -1,0 +1,185 @@
+"""`make demo`: one image, once as a container and once as a VM, with the commands a user would type, and what they cost here.
+
+Everything is made in a home of its own (`TWINHULL_HOME`), so that `make demo-clean` can take all of it away again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PROGRAM = str(CHECKOUT / ".venv" / "bin" / "twinhull")
+HOME = Path(os.environ.get("TWINHULL_DEMO_HOME", "/var/lib/twinhull-demo"))
+ENVIRONMENT = os.environ | {"TWINHULL_HOME": str(HOME)}
+IMAGE = "localhost/debian-python:bookworm"
+CACHED = CHECKOUT / "build" / "test-cache" / "debian-python.tar"
+RUNTIMES = ("container", "vm")
+PAGE = """mkdir -p /srv/www
+echo "hello from $(hostname), kernel $(uname -r)" >/srv/www/index.html
+exec python3 -m http.server 8000 -d /srv/www"""
+PATIENCE = 120.0
+"""Seconds until the page must be there; an emulated VM boots in about five."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one runtime costs."""
+
+    runtime: str
+    kernel: str
+    start: float
+    memory: int
+
+
+def main() -> int:
+    """Show it, or with --clean remove it."""
+    if os.geteuid() != 0:
+        print("demo: needs root: sudo make demo", file=sys.stderr)
+        return 1
+    return clean() if "--clean" in sys.argv[1:] else show()
+
+
+def show() -> int:
+    """The whole demonstration; 0 if both hulls served the page."""
+    _title("The daemon, with all of its things in " + str(HOME))
+    if _ask("daemon", "status", check=False).returncode != 0:
+        _type("daemon", "--detach")
+    _prepare_image()
+    rows = [_start(runtime) for runtime in RUNTIMES]
+    _title("Both are instances like any other")
+    _type("ps")
+    for runtime in RUNTIMES:
+        _type("logs", "--tail", "1", f"demo-{runtime}")
+        _type("exec", f"demo-{runtime}", "uname", "-r")
+    _print_table(rows)
+    _print_next()
+    return 0
+
+
+def clean() -> int:
+    """End the demo's daemon with everything in it, and remove its home."""
+    if not HOME.exists():
+        print("demo: nothing is left of it")
+        return 0
+    if _ask("daemon", "status", check=False).returncode == 0:
+        for kind, arguments in (("ps", ("ps", "-aq")), ("volume", ("volume", "ls", "-q"))):
+            if names := _ask(*arguments).stdout.split():
+                _ask(*(("rm", "-f", "-v") if kind == "ps" else ("volume", "rm", "-f")), *names)
+        _ask("daemon", "stop", "--all")
+    _wait_end()
+    shutil.rmtree(HOME)
+    print(f"demo: {HOME} is removed")
+    return 0
+
+
+def _wait_end() -> None:
+    """Until the daemon has gone, so that nothing is written or mounted any more."""
+    deadline = time.monotonic() + 30
+    while _ask("daemon", "status", check=False).returncode == 0:
+        if time.monotonic() > deadline:
+            raise SystemExit("demo: the daemon doesn't end")
+        time.sleep(0.1)
+
+
+def _prepare_image() -> None:
+    """Debian with Python: from this checkout's cache, else made from Debian's archive (about a minute, once)."""
+    if _ask("image", "inspect", IMAGE, check=False).returncode == 0:
+        return
+    _title("An image: Debian with Python")
+    if CACHED.exists():
+        _type("image", "load", "-i", str(CACHED))
+    else:
+        _type("image", "bootstrap", "debian:bookworm", "--package", "python3", "-t", IMAGE)
+
+
+def _start(runtime: str) -> Row:
+    name = f"demo-{runtime}"
+    _title(f"The image as a {'VM' if runtime == 'vm' else runtime}")
+    _ask("rm", "-f", "-v", name, check=False)
+    began = time.monotonic()
+    _type("run", "-d", "--name", name, "--hostname", name, "--runtime", runtime, "-p", "8000", IMAGE, "sh", "-c", PAGE)
+    port = _ask("port", name, "8000").stdout.split(":")[-1].strip()
+    text = _fetch(f"http://127.0.0.1:{port}/", name)
+    took = time.monotonic() - began
+    print(f"$ curl http://127.0.0.1:{port}/\n{text}", end="")
+    kernel = _ask("exec", name, "uname", "-r").stdout.strip()
+    return Row(runtime, kernel, took, _memory(name))
+
+
+def _fetch(url: str, name: str) -> str:
+    """The page, once it is there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return str(answer.read().decode())
+        except OSError as error:
+            if time.monotonic() > deadline:
+                sys.stdout.write(_ask("logs", name, check=False).stdout)
+                raise SystemExit(f"demo: {name} serves no page within {PATIENCE:.0f} s: {error}") from None
+            time.sleep(0.02)
+
+
+def _memory(name: str) -> int:
+    """Bytes of the machine's memory."""
+    found: Any = json.loads(_ask("stats", "--no-stream", "--format", "json", name).stdout)
+    row = found[0] if isinstance(found, list) else found
+    return int(row.get("host_memory") or row["memory"])
+
+
+def _print_table(rows: list[Row]) -> None:
+    _title("What the choice costs on this machine")
+    print(f"{'runtime':<11}{'kernel':<28}{'run → HTTP 200':>16}{'memory':>12}")
+    for row in rows:
+        print(f"{row.runtime:<11}{row.kernel:<28}{row.start:>14.2f} s{row.memory / 1e6:>9.0f} MB")
+    accelerator = json.loads(_ask("inspect", "demo-vm").stdout)
+    view = accelerator[0] if isinstance(accelerator, list) else accelerator
+    if view["accelerator"] == "tcg":
+        print("(This machine has no usable KVM, so the VM is emulated: with KVM it starts in a fraction of that time.)")
+
+
+def _print_next() -> None:
+    _title("Next, type")
+    print(f"""\
+export TWINHULL_HOME={HOME} PATH=$PATH:{CHECKOUT}/.venv/bin
+twinhull run --rm -it --runtime vm {IMAGE} bash     # a shell on a kernel of its own
+twinhull stats                                      # both, live
+twinhull help run
+make demo-clean                                     # and nothing is left of it""")
+
+
+def _title(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
+
+
+def _type(*words: str) -> None:
+    """Show the command and run it; its failure is the demo's."""
+    print("$ twinhull " + " ".join(_quoted(word) for word in words), flush=True)
+    done = subprocess.run([PROGRAM, *words], env=ENVIRONMENT, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if set(word) & set(' ;"$&|\n') else word
+
+
+def _ask(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """The same without showing it."""
+    done = subprocess.run([PROGRAM, *words], env=ENVIRONMENT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if check and done.returncode != 0:
+        raise SystemExit(f"demo: twinhull {' '.join(words)}: {done.stderr.strip()}")
+    return done
+
+
+if __name__ == "__main__":
+    sys.exit(main())
