@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests import hulls
-from tests.harness import Daemon, Done, new_home, remove_home, sweep
+from tests.harness import Daemon, new_home, remove_home, sweep
 from tests.images.base import archive
 
 from twinhull.home import Home
@@ -133,6 +133,3 @@ def client(daemon: Daemon) -> Iterator[Client]:
 
     with Client(str(daemon.home.socket)) as connected:
         yield connected
-
-
-__all__ = ["Done"]

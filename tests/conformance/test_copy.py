@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "private").write_text("x")
     (root / "private").chmod(0o600)
     (root / "link").symlink_to("sub/script")
-    (root / "dangling").symlink_to("/no/where")
+    (root / "dangling").symlink_to("sub/no-such-file")
     (root / "ü name\n").write_text("odd")
     return root
 

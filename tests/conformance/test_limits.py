@@ -155,10 +155,17 @@ def test_host_is_not_visible(small: Instance) -> None:
     assert small.exec("sh", "-c", "ls /proc/kcore && head -c 1 /proc/kcore | wc -c | grep -q 1", check=False).code != 0
 
 
-def test_privileged_is_needed_and_enough_to_mount(make: Maker) -> None:
+def test_a_capability_is_needed_and_enough_to_mount(make: Maker) -> None:
     script = "mount -t tmpfs none /mnt && touch /mnt/x && ls /mnt"
     assert make.foreground(command=["sh", "-c", script], check=False).code != 0
-    assert make.foreground("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined", command=["sh", "-c", script]).text == "x"
+    assert make.foreground("--cap-add", "SYS_ADMIN", command=["sh", "-c", script]).text == "x"
+
+
+@pytest.mark.parametrize("flags", [["--privileged"], ["--security-opt", "seccomp=unconfined"]])
+def test_what_opens_the_host_needs_the_owners_consent(make: Maker, flags: list[str]) -> None:
+    done = make.foreground(*flags, command=["true"], check=False)
+    assert done.code == 125
+    assert b"config.toml" in done.err or b"allow_" in done.err
 
 
 def test_live_update_of_the_memory_limit_holds_or_is_refused_with_a_reason(make: Maker) -> None:

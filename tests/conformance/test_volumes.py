@@ -192,3 +192,39 @@ def test_a_mount_over_a_link_of_the_image_stays_inside(make: Maker, folder: Path
     (folder / "f").write_text("here\n")
     made = make.foreground("-v", f"{folder}:/usr/bin/../../var/./www", command=["cat", "/var/www/f"])
     assert made.text == "here"
+
+
+def test_secrets_and_configs_are_files_with_owner_and_mode(make: Maker, folder: Path) -> None:
+    (folder / "key").write_bytes(b"s3cret\0\xff\n")
+    (folder / "conf").write_text("configured\n")
+    flags = ["--secret", f"source={folder / 'key'},target=/run/secrets/key,uid=1000,gid=33,mode=0400"]
+    made = make(*flags, "--config", f"source={folder / 'conf'},target=/etc/app/conf,mode=0444")
+    assert made.exec("cat", "/run/secrets/key", flags=["-u", "app"]).out == b"s3cret\0\xff\n"
+    assert made.sh("stat -c '%a %u:%g' /run/secrets/key; cat /etc/app/conf").splitlines() == ["400 1000:33", "configured"]
+    assert made.exec("cat", "/run/secrets/key", flags=["-u", "www-data:app"], check=False).code == 1
+
+
+def test_a_secret_is_never_on_the_hosts_disk_nor_in_what_is_told(make: Maker, folder: Path, daemon: Daemon) -> None:
+    secret = os.urandom(24).hex()
+    (folder / "key").write_text(secret)
+    made = make("--secret", f"source={folder / 'key'},target=/run/secrets/key")
+    assert made.sh("cat /run/secrets/key") == secret
+    assert secret not in made.act("inspect").text
+    assert secret not in made.act("diff").text
+    assert files_with(daemon.home.state, secret.encode()) == []
+    made.act("stop", "-t", "0")
+    assert secret.encode() not in made.act("export").out
+
+
+def files_with(folder: Path, needle: bytes) -> list[str]:
+    """Regular files below that contain the needle; sparse disks are read in blocks."""
+    import subprocess
+
+    done = subprocess.run(["grep", "-rlaF", "--devices=skip", needle.decode(), str(folder)], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
+
+
+def test_missing_secret_is_refused(make: Maker, folder: Path) -> None:
+    done = make.foreground("--secret", f"source={folder}/none,target=/run/secrets/x", command=["true"], check=False)
+    assert done.code == 125
+    assert b"none" in done.err
