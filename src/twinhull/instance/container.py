@@ -15,8 +15,10 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import time
+import weakref
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, Ro
 from twinhull.instance.host import facts
 from twinhull.instance.streams import Stream
 from twinhull.spec.instance import Resources
-from twinhull.sys import cgroup, fs, mounts, proc
+from twinhull.sys import cgroup, fs, mounts, proc, trees
 
 TRAITS = Traits(root=RootKind.LAYERS, port=PortKind.NETNS, host_network=True, pause=True, reasons={})
 _KILL_PATIENCE = 10.0
@@ -35,6 +37,8 @@ _KILL_PATIENCE = 10.0
 _MONITOR_PATIENCE = 2.0
 """Seconds for conmon to write the exit code after its child has gone."""
 _FREEZE_PATIENCE = 5.0
+_STALL = 20.0
+"""Seconds without a read after which an attached reader no longer holds up the news of the workload's end."""
 _LOST = 137
 
 
@@ -62,6 +66,7 @@ class ContainerInstance(Instance):
         self._running: _Running | None = None
         self._exit: Exit | None = None
         self._parked: _Parked | None = None
+        self._attached: weakref.WeakSet[sessions.Workload] = weakref.WeakSet()
 
     # life
 
@@ -99,9 +104,9 @@ class ContainerInstance(Instance):
     async def wait(self) -> Exit:
         while self._exit is None:
             running = self._required()
-            if proc.alive(running.monitor, running.monitor_started):
-                await proc.wait_pid(running.monitor)
-            await self._settle(running)
+            await self._wait_monitor(running)
+            if self._exit is None:
+                await self._settle(running)
         return self._exit
 
     async def delete(self, *, purge: bool = False) -> None:
@@ -173,7 +178,17 @@ class ContainerInstance(Instance):
             stream = stream or sessions.connect(self._folders)
         except OSError as error:
             raise ConflictError(f"{launch.name} isn't running") from error
-        return sessions.Workload(stream, self._folders, tty=launch.process.tty, ended=self._exit_code, kill=self.signal, park=self._park)
+        session = sessions.Workload(
+            stream,
+            self._folders,
+            tty=launch.process.tty,
+            stdin=launch.process.stdin,
+            ended=self._exit_code,
+            kill=self.signal,
+            park=self._park,
+        )
+        self._attached.add(session)
+        return session
 
     async def tool(self, *argv: str) -> Session:
         if argv and argv[0] in ("diff", "layer"):
@@ -261,15 +276,20 @@ class ContainerInstance(Instance):
 
     async def _start_exec(self, spec: dict[str, object], process: Process) -> Session:
         described = os.memfd_create("process", os.MFD_CLOEXEC)
-        said = sessions.Said()
+        runtime = self._runtime()
+        name = f"exec-{secrets.token_hex(6)}"
+        said = sessions.Said(None if runtime.hands_over else self.launch.paths.run / f"{name}.pid")
         try:
             os.write(described, json.dumps(spec).encode())
-            pid, log = (f"/proc/self/fd/{number}" for number in said.descriptors)
             launcher = sessions.Launcher(said, (described,))
-            command = self._runtime().exec(self.launch.id, f"/proc/self/fd/{described}", pid, log)
-            if process.tty:
-                return await launcher.with_terminal(command, self.launch.paths.run)
-            return await launcher.with_pipes(command, stdin=process.stdin)
+            command = runtime.exec(self.launch.id, f"/proc/self/fd/{described}", said.pid_file, said.log_file)
+            if not runtime.hands_over:
+                staging.leave_root(self.launch)
+            if not process.tty:
+                return await launcher.with_pipes(command, stdin=process.stdin)
+            if runtime.hands_over:
+                return await launcher.with_terminal(command, self.launch.paths.run, name)
+            return await launcher.behind_terminal(command, process.rows, process.cols)
         except BaseException:
             said.close()
             raise
@@ -286,6 +306,16 @@ class ContainerInstance(Instance):
         return await launcher.with_pipes([str(agent), *argv, *(str(layer) for layer in layers)], stdin=False)
 
     # steps of the end
+
+    async def _wait_monitor(self, running: _Running) -> None:
+        """Until conmon has ended. Attached readers that stalled are dropped once the workload has gone, for conmon waits for them."""
+        while proc.alive(running.monitor, running.monitor_started):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STALL):
+                    await proc.wait_pid(running.monitor)
+            if not proc.alive(running.pid, running.pid_started):
+                for session in [session for session in self._attached if session.stalled(_STALL)]:
+                    session.drop()
 
     async def _settle(self, running: _Running) -> None:
         """conmon has gone: the exit code is there, or conmon was killed and the workload must go as well."""
@@ -313,17 +343,20 @@ class ContainerInstance(Instance):
                         await proc.wait_pid(running.monitor)
             if self._running is not None and self._exit is None:
                 await self._settle(running)
-        for pid in self._leftovers(running):
-            await _kill(pid)
+        await self._kill_leftovers(running)
         await self._kill_all()
 
-    def _leftovers(self, running: _Running | None) -> list[int]:
-        """Monitors and runtimes of this bundle. Without a note there may be some that nobody wrote down."""
+    async def _kill_leftovers(self, running: _Running | None) -> None:
+        """Monitors and runtimes of this bundle. Without a note there may be some that nobody wrote down; then /proc is searched."""
         if running is not None:
-            return [running.monitor] if proc.alive(running.monitor, running.monitor_started) else []
-        if not self._folders.bundle.exists():
-            return []
-        return processes.mentioning(os.fsencode(self._folders.bundle))
+            for pid, started in ((running.monitor, running.monitor_started), (running.pid, running.pid_started)):
+                if proc.alive(pid, started):
+                    await _kill(pid)
+            return
+        bundle = os.fsencode(self._folders.bundle)
+        while self._folders.bundle.exists() and (found := processes.mentioning(bundle)):
+            for pid in found:
+                await _kill(pid)
 
     async def _kill_all(self) -> None:
         """KILL all processes in the cgroup and wait until they are gone. Raises PermanentError if they aren't."""
@@ -335,13 +368,13 @@ class ContainerInstance(Instance):
 
     async def _forget(self) -> None:
         """The runtime's own record and the cgroup. crun and runc keep nothing but a folder."""
-        fs.remove_tree(self._runtime().state / self.launch.id)
+        trees.remove(self._runtime().state / self.launch.id)
         self._cgroup.remove()
 
     def _remove_files(self, purge: bool) -> None:
-        fs.remove_tree(self.launch.paths.run)
+        trees.remove(self.launch.paths.run)
         if purge:
-            fs.remove_tree(self.launch.paths.state)
+            trees.remove(self.launch.paths.state)
 
     # smaller things
 

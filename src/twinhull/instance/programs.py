@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Collection, Iterator, Sequence
 
@@ -40,11 +41,10 @@ def from_message(message: str, program: str) -> CannotRunError | None:
     """The same error out of a runtime's own words, None if they say something else."""
     if "not found in $PATH" in message:
         return _error(program, "executable file not found in $PATH", 127)
-    if ("exec" in message and "Permission denied" in message) or "permission denied" in message:
-        return _error(program, "permission denied", 126)
-    if "exec" in message and "no such file or directory" in message.lower():
-        return _error(program, "no such file or directory", 127)
-    return _error(program, "exec format error", 126) if "format error" in message.lower() else None
+    for what, code in (("permission denied", 126), ("no such file or directory", 127), ("exec format error", 126)):
+        if re.search(rf"\bexec(utable)?\b.*{what}", message, re.IGNORECASE | re.DOTALL):
+            return _error(program, what, code)
+    return None
 
 
 def _candidates(program: str, env: Sequence[str], cwd: str) -> Iterator[str]:

@@ -17,11 +17,16 @@ _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True)
 class OciRuntime:
-    """A program with its global options. `state`: where it keeps a folder per container."""
+    """A program with its global options. `state`: where it keeps a folder per container.
+
+    `hands_over`: a foreground exec takes --console-socket (crun). The others want a terminal as their own stdin instead, write the pid file
+    by renaming, and run where the root was (runc, runsc).
+    """
 
     program: str
     state: Path
     options: tuple[str, ...] = ()
+    hands_over: bool = True
 
     def command(self, log: Path | str | None = None) -> list[str]:
         """The start of each command line; errors go to `log` as JSON lines."""
@@ -50,7 +55,7 @@ def container_runtime(state: Path) -> OciRuntime:
     for name in ("crun", "runc"):
         if program := find(name):
             options = ("--cgroup-manager=cgroupfs",) if name == "crun" else ()
-            return OciRuntime(program, state / name, options)
+            return OciRuntime(program, state / name, options, hands_over=name == "crun")
     raise UnsupportedError("no OCI runtime is installed", "apt install crun")
 
 

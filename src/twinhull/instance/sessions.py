@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
 import signal
 import socket
 import struct
 import termios
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,18 +48,28 @@ class Workload(Session):
         folders: conmon.Folders,
         *,
         tty: bool,
+        stdin: bool,
         ended: Callable[[], Awaitable[int]],
         kill: Callable[[int], Awaitable[None]],
         park: Callable[[Stream], None],
     ) -> None:
-        self._stream, self._folders, self._tty = stream, folders, tty
+        self._stream, self._folders, self._tty, self._stdin = stream, folders, tty, stdin
         self._ended, self._kill, self._park = ended, kill, park
         self._delivered = asyncio.Event()
         self._reading = False
         self._eof = False
+        self._last_read = time.monotonic()
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether nobody has taken output for so long; then conmon, and with it the news of the workload's end, may be stuck."""
+        return not self._stream.closed and time.monotonic() - self._last_read > seconds
+
+    def drop(self) -> None:
+        """Give up on a reader that stalled."""
+        self._stream.close()
 
     async def send(self, data: bytes) -> None:
-        if not self._eof:
+        if self._stdin and not self._eof:
             await self._stream.write(data, conmon.MESSAGE)
 
     async def close_stdin(self) -> None:
@@ -79,6 +89,7 @@ class Workload(Session):
         self._reading = True
         try:
             while message := await self._stream.read(conmon.PACKET):
+                self._last_read = time.monotonic()
                 number = _MARKS.get(message[0])
                 if number is not None and len(message) > 1:
                     yield number, message[1:]
@@ -97,7 +108,7 @@ class Workload(Session):
 
     async def close(self) -> None:
         """conmon closes the workload's stdin with the connection, so one that wasn't at its end is kept aside."""
-        if self._eof or self._tty or self._stream.closed:
+        if self._eof or self._tty or not self._stdin or self._stream.closed:
             self._stream.close()
         else:
             self._park(self._stream)
@@ -108,7 +119,16 @@ class Workload(Session):
 class Exec(Session):
     """One `exec` of the runtime. Its process and what that left in its session end with `close`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, streams: Mapping[int, Stream], stdin: Stream | None, said: Said) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        streams: Mapping[int, Stream],
+        stdin: Stream | None,
+        said: Said,
+        *,
+        runtime_terminal: bool = False,
+    ) -> None:
+        self._runtime_terminal = runtime_terminal
         self._process, self._streams, self._stdin, self._said = process, dict(streams), stdin, said
         self._exit = asyncio.ensure_future(process.wait())
         self._delivered = asyncio.Event()
@@ -131,6 +151,8 @@ class Exec(Session):
     async def resize(self, rows: int, cols: int) -> None:
         if self._tty and not self._streams[STDOUT].closed:
             fcntl.ioctl(self._streams[STDOUT].fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+            if self._runtime_terminal and not self._exit.done():
+                self._process.send_signal(signal.SIGWINCH)
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         self._reading = True
@@ -206,9 +228,9 @@ class Launcher:
                 os.close(descriptor)
         return Exec(process, {n: s for n, s in ours.items() if n != 0}, ours.get(0), self._said)
 
-    async def with_terminal(self, command: list[str], folder: Path) -> Exec:
+    async def with_terminal(self, command: list[str], folder: Path, name: str) -> Exec:
         """A terminal, whose other end is inside."""
-        console = Console(folder, f"tty-{secrets.token_hex(6)}")
+        console = Console(folder, name)
         try:
             path = f"/proc/self/fd/{console.folder}/{console.name}"
             words = [*command[:-1], "--console-socket", path, command[-1]]
@@ -220,11 +242,26 @@ class Launcher:
                 terminal = await console.terminal(ended)
             except BaseException:
                 await proc.end(process)
+                await ended
                 raise
             streams = {} if terminal is None else {STDOUT: terminal}
             return Exec(process, streams, terminal, self._said)
         finally:
             console.close()
+
+    async def behind_terminal(self, command: list[str], rows: int, cols: int) -> Exec:
+        """A terminal between us and a runtime that passes its own on to the inside."""
+        ours, theirs = os.openpty()
+        terminal = Stream(ours)
+        try:
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+            process = await proc.start(command, pass_fds=self._passed, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        except BaseException:
+            terminal.close()
+            raise
+        finally:
+            os.close(theirs)
+        return Exec(process, {STDOUT: terminal}, terminal, self._said, runtime_terminal=True)
 
     def _input(self, ours: dict[int, Stream], theirs: list[int]) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -240,9 +277,13 @@ class Launcher:
 
 
 class Said:
-    """Two memory files that the runtime writes to by path: the exec's pid, and what went wrong. Nothing is left on disk."""
+    """What the runtime writes by path: the exec's pid, and what went wrong. Memory files, so that nothing is left on disk.
 
-    def __init__(self) -> None:
+    `pid_path`: a real path for runtimes that write the pid file by renaming; removed by `close`.
+    """
+
+    def __init__(self, pid_path: Path | None = None) -> None:
+        self._path = pid_path
         self._pid = os.memfd_create("pid", os.MFD_CLOEXEC)
         self._log = os.memfd_create("log", os.MFD_CLOEXEC)
         self._open = True
@@ -250,12 +291,27 @@ class Said:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """(pid, log) to be passed on."""
+        """Both, to be passed on."""
         return self._pid, self._log
+
+    @property
+    def pid_file(self) -> str:
+        """For --pid-file."""
+        return str(self._path) if self._path else f"/proc/self/fd/{self._pid}"
+
+    @property
+    def log_file(self) -> str:
+        """For --log."""
+        return f"/proc/self/fd/{self._log}"
 
     def pid(self) -> int:
         """The exec's host pid, 0 while it isn't known."""
-        text = os.pread(self._pid, 32, 0).strip() if self._open else b""
+        text = b""
+        if self._open and self._path is None:
+            text = os.pread(self._pid, 32, 0).strip()
+        elif self._path is not None:
+            with contextlib.suppress(OSError):
+                text = self._path.read_bytes().strip()
         return int(text) if text.isdigit() else 0
 
     async def wait_pid(self, ended: asyncio.Future[int]) -> int:
@@ -278,6 +334,8 @@ class Said:
         if self._open:
             self.failure()
             self._open = False
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
             os.close(self._pid)
             os.close(self._log)
 

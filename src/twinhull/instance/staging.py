@@ -1,8 +1,10 @@
 """What a container needs on the host before its runtime is called: root, binds, files, sysfs. Made by system calls, in this thread.
 
-All of it is below one tmpfs at Paths.run/stage in the daemon's own mount namespace, so that one lazy unmount takes it away. That is
+All of it is below one tmpfs per instance in the daemon's own mount namespace, so that one lazy unmount takes it away. That is
 done as soon as the container has its own copies of the mounts (after the runtime's `create`), and again by `delete`.
-Secrets exist only in that tmpfs. Ownership on disk is canonical: uid 0 on disk is root inside, whatever `id_base` is.
+The place is the same for all daemons, and none sees another's: root inside must be able to walk to its root file system, which it
+couldn't through a home that only the host's root may enter. Secrets exist only in that tmpfs.
+Ownership on disk is canonical: uid 0 on disk is root inside, whatever `id_base` is.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from twinhull.errors import PermanentError, UserError
 from twinhull.instance import oci
 from twinhull.instance.base import HostMount, InjectedFile, Launch
 from twinhull.instance.oci import AGENT, Bind, Stage
-from twinhull.sys import mounts, namespaces
+from twinhull.sys import mounts, namespaces, trees
 
 _PRIVATE = mounts.MS_NOSUID | mounts.MS_NODEV
+STAGES = Path("/run/twinhull-stage")
+"""An empty folder on the host; each daemon has a tmpfs of its own over it."""
 _MOUNTPOINTS = ("/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/proc", "/sys", "/run", "/etc")
 """Folders that every root has; they come from the lowest layer, so that making them isn't a change of the instance's own."""
 
@@ -39,9 +43,10 @@ class _Place:
 def prepare(launch: Launch, agent: Path | None) -> Stage:
     """Make it all. After an exception `release` removes what was made."""
     release(launch)
-    stage = launch.paths.run / "stage"
-    for folder in (launch.paths.run, stage):
-        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    stage = _stage(launch)
+    _open_stages()
+    launch.paths.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    stage.mkdir(mode=0o711)
     mounts.mount("twinhull", stage, "tmpfs", _PRIVATE, "mode=711")
     with contextlib.ExitStack() as descriptors:
         place = _place(launch, stage, descriptors)
@@ -55,12 +60,35 @@ def prepare(launch: Launch, agent: Path | None) -> Stage:
 
 def release(launch: Launch) -> None:
     """Unmount what `prepare` mounted; nothing happens if nothing is."""
-    mounts.unmount_all(launch.paths.run / "stage")
+    stage = _stage(launch)
+    mounts.unmount_all(stage)
+    trees.remove(stage)
+
+
+def leave_root(launch: Launch) -> None:
+    """An empty folder where the root was, for runtimes that step into it before an exec."""
+    if not os.path.ismount(STAGES):
+        _open_stages()
+    (_stage(launch) / "root").mkdir(parents=True, exist_ok=True)
 
 
 def covered(launch: Launch) -> tuple[str, ...]:
     """Targets below which the root's own files aren't what the workload sees."""
     return ("/proc", "/sys", "/dev", *(mount.target for mount in launch.mounts), *(file.target for file in launch.files))
+
+
+def _stage(launch: Launch) -> Path:
+    return STAGES / launch.id[:12]
+
+
+def _open_stages() -> None:
+    """The daemon's tmpfs for all stages. Raises PermanentError where the mount would be everybody's."""
+    if os.path.ismount(STAGES):
+        return
+    if not namespaces.has_own_mounts():
+        raise PermanentError("the daemon has no mount namespace of its own", "call sys.namespaces.prepare_daemon_namespace() first")
+    STAGES.mkdir(mode=0o711, exist_ok=True)
+    mounts.mount("twinhull", STAGES, "tmpfs", _PRIVATE, "mode=711")
 
 
 def _place(launch: Launch, stage: Path, descriptors: contextlib.ExitStack) -> _Place:
@@ -109,7 +137,7 @@ def _layer(place: _Place, folder: Path, descriptors: contextlib.ExitStack) -> in
 def _writable_layer(launch: Launch) -> None:
     """upper/ and work/; the root folder itself has the owner and mode of the image's."""
     state = launch.paths.state
-    state.mkdir(parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     (state / "work").mkdir(mode=0o700, exist_ok=True)
     upper = state / "upper"
     if not upper.exists():
@@ -124,6 +152,7 @@ def _writable_layer(launch: Launch) -> None:
 def _skeleton(launch: Launch) -> None:
     """Folders and empty files for all mount points, so that mounting there leaves no trace in the writable layer."""
     skeleton = launch.paths.state / "skeleton"
+    trees.remove(skeleton)
     files = [AGENT, *(file.target for file in launch.files)]
     files += [mount.target for mount in launch.mounts if mount.source is not None and not mount.source.is_dir()]
     folders = [*_MOUNTPOINTS, *(m.target for m in launch.mounts if m.source is None or m.source.is_dir()), launch.process.cwd or "/"]

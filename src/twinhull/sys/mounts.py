@@ -41,6 +41,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY = 0x1
 _ATTR_IDMAP = 0x100000
+_CANONICAL = "redirect_dir=off,metacopy=off,index=off,"
 _OPTIONS_LIMIT = 4095
 """mount(2) takes one page of options."""
 
@@ -162,9 +163,10 @@ def overlay(target: Path, lowers: Sequence[int], upper: str | None, work: str | 
 
     Descriptors keep each layer at some 17 bytes of the option page, which takes the 127 layers an image may have.
     An idmapped upper must map this process's own user too (`user_namespace(…, daemon_as=IDS)`): the overlay makes its working files
-    as the mounter, and would silently be read-only otherwise.
+    as the mounter, and would silently be read-only otherwise. Features that make a layer unreadable by itself are off, whatever the
+    kernel's defaults are.
     """
-    options = "lowerdir=" + ":".join(f"/proc/self/fd/{descriptor}" for descriptor in lowers)
+    options = _CANONICAL + "lowerdir=" + ":".join(f"/proc/self/fd/{descriptor}" for descriptor in lowers)
     if upper is not None:
         options += f",upperdir={upper},workdir={work}"
     mount("overlay", target, "overlay", 0, options + extra)

@@ -34,6 +34,7 @@ _MS_REC, _MS_SLAVE = 16384, 1 << 19
 _MNT_DETACH = 2
 _UNIFIED = b"/sys/fs/cgroup/unified"
 _STACK = 65536
+_own_mounts = False
 
 
 @functools.cache
@@ -71,6 +72,13 @@ def prepare_daemon_namespace() -> None:
     if libc().mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None) != 0:
         raise os_error("/")
     hide_unified_cgroup()
+    global _own_mounts  # noqa: PLW0603 (a fact about the process, as its namespaces are)
+    _own_mounts = True
+
+
+def has_own_mounts() -> bool:
+    """Whether this process (or the one it was forked from) went through `prepare_daemon_namespace`."""
+    return _own_mounts
 
 
 def hide_unified_cgroup() -> None:
