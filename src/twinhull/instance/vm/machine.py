@@ -31,7 +31,7 @@ from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
 from twinhull.instance.vm.frames import GuestState
 from twinhull.instance.vm.guest import GuestConfig, guest_config
-from twinhull.instance.vm.jail import RECORD, VOLUMES, Volume
+from twinhull.instance.vm.jail import RECORD, VOLUMES
 from twinhull.instance.vm.log import GuestLog
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.spec.instance import Resources
@@ -281,9 +281,9 @@ class VmInstance(Instance):
         for name in (RECORD, _STATE, _EXIT):
             (self._run / name).unlink(missing_ok=True)
 
-    def _volumes(self) -> tuple[Volume, ...]:
-        sources = (mount for mount in self.launch.mounts if mount.source is not None)
-        return tuple({"number": number, "source": str(mount.source), "read_only": mount.read_only} for number, mount in enumerate(sources))
+    def _volumes(self) -> tuple[process.Volume, ...]:
+        sources = ((mount.source, mount.read_only) for mount in self.launch.mounts if mount.source is not None)
+        return tuple(process.Volume(number, source, read_only) for number, (source, read_only) in enumerate(sources))
 
     def _guest(self) -> GuestConfig:
         launch = self.launch

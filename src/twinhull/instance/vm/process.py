@@ -35,14 +35,23 @@ _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/share/qemu", "/usr/share/seabios")
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """A folder or file for the guest, at `number` below the 9p share."""
+
+    number: int
+    source: Path
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Cage:
-    """Where and as whom QEMU runs. `volumes`: sources by number; `cgroups`: folders to join."""
+    """Where and as whom QEMU runs. `cgroups`: folders to join."""
 
     run: Path
     id_base: int
     kernel: Path
     initrd: Path
-    volumes: tuple[jail.Volume, ...] = ()
+    volumes: tuple[Volume, ...] = ()
     cgroups: tuple[Path, ...] = ()
 
 
@@ -181,7 +190,7 @@ def _describe(vm: qemu.Vm, cage: Cage, stderr: int) -> jail.Description:
         "files": _files(vm, cage),
         "folders": [folder for folder in _folders(vm.binary) if os.path.isdir(folder)],
         "devices": ["/dev/null", "/dev/urandom", *(["/dev/kvm"] if vm.cpu.accelerator is qemu.Accelerator.KVM else [])],
-        "volumes": list(cage.volumes),
+        "volumes": [{"number": v.number, "source": str(v.source), "read_only": v.read_only} for v in cage.volumes],
         "cgroups": [str(folder) for folder in cage.cgroups],
         "stderr": stderr,
     }
