@@ -86,14 +86,18 @@ class _Node:
         return _INODE.size + len(self.xattrs)
 
 
-def write(root: int, out: int, identity: uuid.UUID) -> None:
-    """Write the tree below the descriptor `root` to the empty file behind `out`. Raises OSError."""
-    _Writer(out).write(root, identity)
+def write(root: int, out: int, identity: uuid.UUID, created: int) -> None:
+    """Write the tree below the descriptor `root` to the empty file behind `out`. Raises OSError.
+
+    created: the root folder's time, in seconds since 1970; containers/storage doesn't keep the image's.
+    """
+    _Writer(out, created).write(root, identity)
 
 
 class _Writer:
-    def __init__(self, out: int) -> None:
+    def __init__(self, out: int, created: int) -> None:
         self.out = out
+        self.created = created
         self.block = 1
         self.inline_left = _INLINE_BUDGET
         self.seen: dict[tuple[int, int], _Node] = {}
@@ -204,7 +208,7 @@ class _Writer:
         elif node.layout == _CHUNKED:
             union = struct.pack("<HH", node.chunk_bits, 0)
         count = 0 if not node.xattrs else (len(node.xattrs) - _XATTR_HEADER) // 4 + 1
-        seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+        seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9) if number > 1 else (self.created, 0)
         fields = (status.st_uid, status.st_gid, seconds, nanoseconds, node.links)
         head = _INODE.pack(1 | node.layout << 1, count, status.st_mode, 0, node.size, union, number, *fields)
         index = struct.pack(f"<{len(node.chunks)}I", *node.chunks)
@@ -357,12 +361,12 @@ def _opened(folder: int, name: bytes, flags: int = 0) -> Iterator[int]:
 
 
 def main(arguments: list[str]) -> int:
-    """FILE HEX32 LAYER…: the overlay over the layers, topmost first, mounted in a mount namespace of this process's own."""
-    path, identity, *layers = arguments
+    """FILE HEX32 SECONDS LAYER…: the overlay over the layers, topmost first, mounted in a mount namespace of this process's own."""
+    path, identity, created, *layers = arguments
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with _opened_root(layers, os.path.dirname(path)) as root:
-            write(root, out, uuid.UUID(identity))
+            write(root, out, uuid.UUID(identity), int(created))
         os.fsync(out)
     except (OSError, RecursionError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -33,15 +33,15 @@ def path(home: Home, image_id: str) -> Path:
     return folder(home) / f"{image_id}.erofs"
 
 
-async def ensure(home: Home, image_id: str, layers: Sequence[Path]) -> Path:
-    """The image's file, made if it isn't there. `layers`: topmost first."""
+async def ensure(home: Home, image_id: str, layers: Sequence[Path], created: float) -> Path:
+    """The image's file, made if it isn't there. `layers`: topmost first; `created`: the image's time, seconds since 1970."""
     target = path(home, image_id)
     if target.exists():
         return target
     folder(home).mkdir(parents=True, exist_ok=True)
     async with _locked(folder(home) / f".{image_id}.lock"):
         if not target.exists():
-            await _make(home, image_id, layers, target)
+            await _make(home, image_id, layers, int(created))
     return target
 
 
@@ -60,10 +60,10 @@ def size(home: Home) -> int:
     return sum(file.stat().st_blocks * 512 for file in folder(home).glob("*.erofs")) if folder(home).exists() else 0
 
 
-async def _make(home: Home, image_id: str, layers: Sequence[Path], target: Path) -> None:
+async def _make(home: Home, image_id: str, layers: Sequence[Path], created: int) -> None:
     with scratch.scratch(home) as work:
         part = work / "root.erofs"
-        argv = [sys.executable, "-m", "twinhull.image.erofs", str(part), image_id[:32], *map(str, layers)]
+        argv = [sys.executable, "-m", "twinhull.image.erofs", str(part), image_id[:32], str(created), *map(str, layers)]
         result = await proc.run(argv, check=False)
         if result.status == os.EX_TEMPFAIL:
             raise scratch.disk_full(folder(home))
@@ -71,7 +71,7 @@ async def _make(home: Home, image_id: str, layers: Sequence[Path], target: Path)
             tail = result.stderr.decode("utf-8", "replace").strip()[-1000:]
             raise PermanentError(f"make the VM root of image {image_id[:12]}: {tail or f'exit status {result.status}'}")
         os.chmod(part, 0o444)
-        os.rename(part, target)
+        os.rename(part, path(home, image_id))
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ from twinhull.image import archive, build, layout, reference, rootfs, save, scra
 from twinhull.image import changes as instructions
 from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
 from twinhull.image.bootstrap import Bootstrap, image_config
-from twinhull.image.storage import Catalog, Storage, Stored
+from twinhull.image.storage import Catalog, Storage, Stored, seconds
 
 _FILTERS = ("reference", "dangling", "label", "before", "since", "until")
 _CLEANUP = 60.0
@@ -83,7 +83,9 @@ class ImageStore:
 
     async def erofs(self, image_id: str) -> Path:
         """The image as one read-only erofs file, made the first time."""
-        return await rootfs.ensure(self.home, image_id, self.storage.folders(self._by_id(image_id)))
+        image = self._by_id(image_id)
+        created = self.storage.config(image).get("created") or ""
+        return await rootfs.ensure(self.home, image_id, self.storage.folders(image), seconds(created))
 
     # taking in
 

@@ -35,6 +35,7 @@ _INSECURE = "for a registry without TLS say --tls-verify=false; for one with its
 _MEANINGS: tuple[tuple[str, type[TwinhullError], str], ...] = (
     (r"^unshare: failed to execute", PermanentError, "install skopeo, buildah and mmdebstrap: `make setup`"),
     (r"no space left on device|disk quota exceeded", PermanentError, "free some with `twinhull system prune` or `twinhull image prune`"),
+    (r"processing tar file|invalid tar header|unexpected EOF|breakout|Digest did not match", UserError, "the archive is damaged"),
     (r"server gave HTTP response to HTTPS client|x509:|tls: ", UserError, _INSECURE),
     (r"unauthorized|authentication required|invalid username/password|access to the resource is denied|denied:|403 ", UserError, _LOGIN),
     (r"manifest unknown|name unknown|repository name not known|404 ", NotFoundError, "check name and tag"),
@@ -48,6 +49,7 @@ _MEANINGS: tuple[tuple[str, type[TwinhullError], str], ...] = (
     ),
 )
 _SOURCE = re.compile(r"^(?:creating build container: )?initializing source docker://\S+: ")
+_LOGGED = re.compile(r'time="[^"]*" level=\w+ msg="(?:[^"\\]|\\.)*"(?:\\n|\n)?')
 _REGISTRY_LEVEL = re.compile(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -75,7 +77,7 @@ class ToolError(Exception):
 
 def explain(action: str, error: ToolError) -> TwinhullError:
     """The error for people: "pull x: …" with what to do."""
-    reason = _SOURCE.sub("", error.reason)
+    reason = _LOGGED.sub("", _SOURCE.sub("", error.reason))
     for pattern, kind, hint in _MEANINGS:
         if re.search(pattern, reason):
             return kind(f"{action}: {reason}", hint)
