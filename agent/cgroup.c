@@ -1,0 +1,124 @@
+#define _GNU_SOURCE
+#include "cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "path.h"
+
+enum { SMALL = 65536 };
+
+static int set_number(int cgroup, const char *file, uint64_t value)
+{
+	char text[32] = "max";
+
+	if (value)
+		snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+	return write_text(cgroup, file, text);
+}
+
+static int set_cpu(int cgroup, const struct resources *resources)
+{
+	char text[64];
+
+	if (resources->quota)
+		snprintf(text, sizeof(text), "%u %u", resources->quota, resources->period);
+	else
+		snprintf(text, sizeof(text), "max 100000");
+	if (write_text(cgroup, "cpu.max", text) < 0 && resources->quota)
+		return -1;
+	return resources->weight ? set_number(cgroup, "cpu.weight", resources->weight) : 0;
+}
+
+int cgroup_limit(int cgroup, const struct resources *resources, struct fault *fault)
+{
+	if (cgroup < 0)
+		return 0;
+	if (set_number(cgroup, "memory.max", resources->memory) < 0 && resources->memory)
+		return fault_internal(fault, "limit memory: %s", strerror(errno));
+	write_text(cgroup, "memory.swap.max", "0");
+	if (set_number(cgroup, "pids.max", resources->pids) < 0 && resources->pids)
+		return fault_internal(fault, "limit processes: %s", strerror(errno));
+	if (set_cpu(cgroup, resources) < 0)
+		return fault_internal(fault, "limit CPU time: %s", strerror(errno));
+	return 0;
+}
+
+int cgroup_join(int cgroup)
+{
+	return cgroup < 0 ? 0 : write_text(cgroup, "cgroup.procs", "0");
+}
+
+/* The number behind `key` at the start of a line, or of the text where key is "". */
+static uint64_t number_of(const char *text, const char *key)
+{
+	size_t length = strlen(key);
+
+	for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (strncmp(line, key, length) == 0)
+			return strtoull(line + length, NULL, 10);
+	}
+	return 0;
+}
+
+static uint64_t read_number(int folder, const char *file, const char *key)
+{
+	char *text = folder < 0 ? NULL : read_whole(folder, file, SMALL);
+	uint64_t value = text ? number_of(text, key) : 0;
+
+	free(text);
+	return value;
+}
+
+uint64_t cgroup_oom_kills(int cgroup)
+{
+	return read_number(cgroup, "memory.events", "oom_kill ");
+}
+
+static void add_disks(int cgroup, uint64_t *read, uint64_t *written)
+{
+	char *text = cgroup < 0 ? NULL : read_whole(cgroup, "io.stat", SMALL);
+
+	for (char *at = text; at && (at = strstr(at, "bytes=")); at++) {
+		if (at > text && at[-1] == 'r')
+			*read += strtoull(at + 6, NULL, 10);
+		else if (at > text && at[-1] == 'w')
+			*written += strtoull(at + 6, NULL, 10);
+	}
+	free(text);
+}
+
+/* /proc/net/dev: after "name:" the 1st number is what came in, the 9th what went out. */
+static void add_network(uint64_t *in, uint64_t *out)
+{
+	char *text = read_whole(AT_FDCWD, "proc/net/dev", SMALL);
+
+	for (char *line = text ? strtok(text, "\n") : NULL; line; line = strtok(NULL, "\n")) {
+		char *at = strchr(line, ':');
+		if (!at || strncmp(line + strspn(line, " "), "lo:", 3) == 0)
+			continue;
+		*in += strtoull(at + 1, &at, 10);
+		for (int skip = 0; skip < 7; skip++)
+			strtoull(at, &at, 10);
+		*out += strtoull(at, NULL, 10);
+	}
+	free(text);
+}
+
+void cgroup_stats(int cgroup, uint64_t stats[STATS_COUNT])
+{
+	memset(stats, 0, STATS_COUNT * sizeof(*stats));
+	stats[0] = read_number(cgroup, "cpu.stat", "usage_usec ") * 1000;
+	stats[1] = read_number(cgroup, "memory.current", "");
+	stats[2] = read_number(cgroup, "memory.stat", "inactive_file ");
+	stats[3] = read_number(cgroup, "memory.max", ""); /* "max" reads as 0 */
+	stats[4] = read_number(cgroup, "pids.current", "");
+	add_network(&stats[5], &stats[6]);
+	add_disks(cgroup, &stats[7], &stats[8]);
+	stats[9] = read_number(AT_FDCWD, "proc/meminfo", "MemTotal:") * 1024;
+	stats[10] = read_number(AT_FDCWD, "proc/meminfo", "MemAvailable:") * 1024;
+}

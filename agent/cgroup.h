@@ -1,0 +1,21 @@
+/* Limits on the workload and its use of the machine, from the guest's cgroup2 and /proc. */
+#ifndef TWINHULL_CGROUP_H
+#define TWINHULL_CGROUP_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "config.h"
+#include "fault.h"
+
+enum { STATS_COUNT = 11 };
+
+/* `cgroup` is the folder's descriptor; -1: there is none, nothing happens. 0 (a limit of none) lifts a limit. */
+int cgroup_limit(int cgroup, const struct resources *resources, struct fault *fault);
+int cgroup_join(int cgroup);
+/* How often the kernel killed for want of memory. */
+uint64_t cgroup_oom_kills(int cgroup);
+/* In the order of PROTOCOL.md. */
+void cgroup_stats(int cgroup, uint64_t stats[STATS_COUNT]);
+
+#endif

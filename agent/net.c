@@ -1,0 +1,283 @@
+#define _GNU_SOURCE
+#include "net.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/if_addr.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "path.h"
+#include <fcntl.h>
+
+enum { REQUEST_SIZE = 512, REPLY_SIZE = 32768, MAX_INTERFACES = 64 };
+
+struct request {
+	struct nlmsghdr head;
+	uint8_t body[REQUEST_SIZE];
+};
+
+struct netlink {
+	int socket;
+	uint32_t sequence;
+};
+
+static void begin(struct request *request, uint16_t type, uint16_t flags, const void *fixed, size_t size)
+{
+	memset(request, 0, sizeof(*request));
+	request->head.nlmsg_type = type;
+	request->head.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+	request->head.nlmsg_len = (uint32_t)NLMSG_LENGTH(size);
+	memcpy(request->body, fixed, size);
+}
+
+static void attribute(struct request *request, uint16_t type, const void *data, size_t size)
+{
+	struct rtattr *at = (struct rtattr *)((uint8_t *)request + NLMSG_ALIGN(request->head.nlmsg_len));
+
+	at->rta_type = type;
+	at->rta_len = (uint16_t)RTA_LENGTH(size);
+	memcpy(RTA_DATA(at), data, size);
+	request->head.nlmsg_len = (uint32_t)(NLMSG_ALIGN(request->head.nlmsg_len) + RTA_ALIGN(at->rta_len));
+}
+
+/* Send and wait for the kernel's verdict; 0 or -1 with errno. */
+static int talk(struct netlink *link, struct request *request)
+{
+	uint8_t reply[4096];
+
+	request->head.nlmsg_seq = ++link->sequence;
+	if (send(link->socket, request, request->head.nlmsg_len, 0) < 0)
+		return -1;
+	for (;;) {
+		ssize_t got = recv(link->socket, reply, sizeof(reply), 0);
+		if (got < 0)
+			return -1;
+		struct nlmsghdr *head = (struct nlmsghdr *)reply;
+		if (!NLMSG_OK(head, (size_t)got) || head->nlmsg_seq != link->sequence || head->nlmsg_type != NLMSG_ERROR)
+			continue;
+		errno = -((struct nlmsgerr *)NLMSG_DATA(head))->error;
+		return errno ? -1 : 0;
+	}
+}
+
+struct search {
+	const uint8_t *mac;
+	int index;
+};
+
+static void match_link(struct nlmsghdr *head, struct search *search)
+{
+	struct ifinfomsg *info = NLMSG_DATA(head);
+	int left = (int)IFLA_PAYLOAD(head);
+
+	for (struct rtattr *at = IFLA_RTA(info); RTA_OK(at, left); at = RTA_NEXT(at, left))
+		if (at->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(at) == 6 && memcmp(RTA_DATA(at), search->mac, 6) == 0)
+			search->index = info->ifi_index;
+}
+
+/* The interface with that MAC, or 0. */
+static int find_link(struct netlink *link, const uint8_t *mac)
+{
+	static uint8_t reply[REPLY_SIZE];
+	struct search search = {mac, 0};
+	struct request request;
+
+	begin(&request, RTM_GETLINK, NLM_F_DUMP, &(struct ifinfomsg){.ifi_family = AF_UNSPEC}, sizeof(struct ifinfomsg));
+	request.head.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
+	request.head.nlmsg_seq = ++link->sequence;
+	if (send(link->socket, &request, request.head.nlmsg_len, 0) < 0)
+		return 0;
+	for (;;) {
+		ssize_t got = recv(link->socket, reply, sizeof(reply), 0);
+		if (got <= 0)
+			return 0;
+		size_t left = (size_t)got;
+		for (struct nlmsghdr *head = (struct nlmsghdr *)reply; NLMSG_OK(head, left); head = NLMSG_NEXT(head, left)) {
+			if (head->nlmsg_type == NLMSG_DONE || head->nlmsg_type == NLMSG_ERROR)
+				return search.index;
+			if (head->nlmsg_type == RTM_NEWLINK)
+				match_link(head, &search);
+		}
+	}
+}
+
+static int set_name(struct netlink *link, int index, const char *name)
+{
+	struct request request;
+	struct ifinfomsg info = {.ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_change = IFF_UP};
+
+	begin(&request, RTM_NEWLINK, 0, &info, sizeof(info));
+	attribute(&request, IFLA_IFNAME, name, strlen(name) + 1);
+	return talk(link, &request);
+}
+
+static int set_up(struct netlink *link, int index, uint32_t mtu)
+{
+	struct request request;
+	struct ifinfomsg info = {.ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_change = IFF_UP, .ifi_flags = IFF_UP};
+
+	begin(&request, RTM_NEWLINK, 0, &info, sizeof(info));
+	if (mtu)
+		attribute(&request, IFLA_MTU, &mtu, sizeof(mtu));
+	return talk(link, &request);
+}
+
+struct address {
+	unsigned char family, size;
+	uint8_t bytes[16];
+};
+
+static int parse_address(const char *text, struct address *address)
+{
+	address->family = strchr(text, ':') ? AF_INET6 : AF_INET;
+	address->size = address->family == AF_INET6 ? 16 : 4;
+	errno = EINVAL;
+	return inet_pton(address->family, text, address->bytes) == 1 ? 0 : -1;
+}
+
+static int add_address(struct netlink *link, int index, const struct address *address)
+{
+	struct request request;
+	struct ifaddrmsg info = {
+		.ifa_family = address->family,
+		.ifa_prefixlen = (uint8_t)(address->size * 8),
+		.ifa_flags = IFA_F_PERMANENT | (address->family == AF_INET6 ? IFA_F_NODAD : 0),
+		.ifa_index = (uint32_t)index,
+	};
+
+	begin(&request, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &info, sizeof(info));
+	attribute(&request, IFA_LOCAL, address->bytes, address->size);
+	attribute(&request, IFA_ADDRESS, address->bytes, address->size);
+	return talk(link, &request);
+}
+
+/* Route `to`/`prefix` through `gateway`, or straight to the interface where that is NULL. */
+static int add_route(struct netlink *link, int index, const struct address *to, unsigned int prefix, const struct address *gateway)
+{
+	struct request request;
+	struct rtmsg info = {
+		.rtm_family = to->family,
+		.rtm_dst_len = (uint8_t)prefix,
+		.rtm_table = RT_TABLE_MAIN,
+		.rtm_protocol = RTPROT_STATIC,
+		.rtm_scope = gateway || to->family == AF_INET6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK,
+		.rtm_type = RTN_UNICAST,
+	};
+
+	begin(&request, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &info, sizeof(info));
+	if (prefix)
+		attribute(&request, RTA_DST, to->bytes, to->size);
+	if (gateway)
+		attribute(&request, RTA_GATEWAY, gateway->bytes, gateway->size);
+	attribute(&request, RTA_OIF, &index, sizeof(index));
+	return talk(link, &request);
+}
+
+/* "10.0.0.0/8" by way of `gateway`; a subnet of the other family isn't this gateway's business. */
+static int add_subnet(struct netlink *link, int index, const char *subnet, const struct address *gateway)
+{
+	char text[64];
+	struct address to;
+
+	snprintf(text, sizeof(text), "%s", subnet);
+	char *slash = strchr(text, '/');
+	if (slash)
+		*slash = 0;
+	if (parse_address(text, &to) < 0)
+		return -1;
+	unsigned long prefix = slash ? strtoul(slash + 1, NULL, 10) : to.size * 8;
+	if (prefix > to.size * 8u)
+		return -1;
+	return to.family == gateway->family ? add_route(link, index, &to, (unsigned int)prefix, gateway) : 0;
+}
+
+/* Address, on-link route to the gateway, and what lies behind it. `which`: for the message. */
+static int set_family(struct netlink *link, int index, const struct interface *interface, const char *address, const char *gateway, struct fault *fault)
+{
+	struct address own, next, any = {0};
+
+	if (!*address)
+		return 0;
+	if (parse_address(address, &own) < 0 || add_address(link, index, &own) < 0)
+		return fault_request(fault, "%s: address %s: %s", interface->name, address, strerror(errno));
+	if (!*gateway)
+		return 0;
+	if (parse_address(gateway, &next) < 0 || next.family != own.family || add_route(link, index, &next, next.size * 8u, NULL) < 0)
+		return fault_request(fault, "%s: gateway %s: %s", interface->name, gateway, strerror(errno));
+	for (char **route = interface->routes; *route; route++)
+		if (add_subnet(link, index, *route, &next) < 0)
+			return fault_request(fault, "%s: route %s: %s", interface->name, *route, strerror(errno));
+	any.family = own.family;
+	if (interface->is_default && add_route(link, index, &any, 0, &next) < 0)
+		return fault_request(fault, "%s: default route: %s", interface->name, strerror(errno));
+	return 0;
+}
+
+/* Before the interface comes up, so that no link-local address appears unasked. */
+static void switch_ipv6(const char *name, bool on)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
+	write_text(AT_FDCWD, path, on ? "0" : "1");
+}
+
+static int configure_one(struct netlink *link, int index, const struct interface *interface, struct fault *fault)
+{
+	if (set_name(link, index, interface->name) < 0)
+		return fault_request(fault, "rename an interface to %s: %s", interface->name, strerror(errno));
+	switch_ipv6(interface->name, *interface->address6);
+	if (set_up(link, index, interface->mtu) < 0)
+		return fault_request(fault, "%s: up with mtu %u: %s", interface->name, interface->mtu, strerror(errno));
+	if (set_family(link, index, interface, interface->address, interface->gateway, fault) < 0)
+		return -1;
+	return set_family(link, index, interface, interface->address6, interface->gateway6, fault);
+}
+
+/* Find all first and give them names that can't collide: the kernel's eth0 may have to become eth1. */
+static int find_all(struct netlink *link, const struct config *config, int *indexes, struct fault *fault)
+{
+	char name[IF_NAMESIZE];
+
+	if (config->interface_count > MAX_INTERFACES)
+		return fault_request(fault, "%zu interfaces: at most %d", config->interface_count, MAX_INTERFACES);
+	for (size_t i = 0; i < config->interface_count; i++) {
+		const uint8_t *mac = config->interfaces[i].mac;
+		indexes[i] = find_link(link, mac);
+		if (!indexes[i])
+			return fault_internal(fault, "no interface with address %02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+					      mac[4], mac[5]);
+		snprintf(name, sizeof(name), "th-new%zu", i);
+		if (set_name(link, indexes[i], name) < 0)
+			return fault_internal(fault, "rename an interface: %s", strerror(errno));
+	}
+	return 0;
+}
+
+int net_configure(const struct config *config, struct fault *fault)
+{
+	struct netlink link = {socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), 0};
+	int indexes[MAX_INTERFACES], result;
+	bool ipv6 = false;
+
+	if (link.socket < 0)
+		return fault_internal(fault, "netlink: %s", strerror(errno));
+	for (size_t i = 0; i < config->interface_count && i < MAX_INTERFACES; i++)
+		ipv6 = ipv6 || *config->interfaces[i].address6;
+	switch_ipv6("all", ipv6);
+	switch_ipv6("default", ipv6);
+	set_up(&link, 1, 0); /* lo is always the first */
+	switch_ipv6("lo", true);
+	result = find_all(&link, config, indexes, fault);
+	for (size_t i = 0; result == 0 && i < config->interface_count; i++)
+		result = configure_one(&link, indexes[i], &config->interfaces[i], fault);
+	close(link.socket);
+	return result;
+}
