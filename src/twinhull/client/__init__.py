@@ -18,11 +18,11 @@ __all__ = ["AsyncClient", "Client"]
 def __getattr__(name: str) -> Any:
     """Load a client class at its first use (PEP 562)."""
     if name == "Client":
-        from twinhull.client.sync import Client  # noqa: PLC0415 (lazy: httpx and pydantic cost 300 ms)
+        from twinhull.client.sync import Client
 
         return Client
     if name == "AsyncClient":
-        from twinhull.client.asynchronous import AsyncClient  # noqa: PLC0415
+        from twinhull.client.asynchronous import AsyncClient
 
         return AsyncClient
     raise AttributeError(name)

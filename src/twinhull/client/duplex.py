@@ -94,23 +94,20 @@ class Duplex:
             if not self.closed and self._failure is None:
                 self.wait()
 
-    def wait(self) -> None:
-        """Block until there is something to receive; what is pending is written meanwhile."""
-        if self._early or self._buffered():
-            return
+    @property
+    def failed(self) -> bool:
+        """Whether `receive` still has an error to raise."""
+        return self._failure is not None
+
+    def wait(self, *, also_room: bool = False) -> None:
+        """Block until there is something to receive (with `also_room` also: until less than HIGH_WATER is pending)."""
         poll = select.poll()
-        while True:
+        while not (self.closed or self._early or self._buffered()):
             poll.register(self.fileno(), select.POLLIN | (select.POLLOUT if self._out else 0))
+            if also_room and self.pending < HIGH_WATER:
+                return
             if any(event & ~select.POLLOUT for _, event in poll.poll()):
                 return
-            self.flush()
-
-    def drain(self) -> None:
-        """Block until all is written or something is to be received."""
-        self.flush()
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
-        while self.wants_write and not any(event & ~select.POLLOUT for _, event in poll.poll()):
             self.flush()
 
     def flush(self) -> None:

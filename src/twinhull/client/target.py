@@ -51,6 +51,15 @@ def current(environ: Mapping[str, str] = os.environ) -> Target:
     return Target(socket=os.path.join(os.path.abspath(home), "run", "twinhull.sock") if home else _SYSTEM_SOCKET)
 
 
+def choose(host: str = "", token: str = "", ca: str = "") -> Target:
+    """From a client's arguments: "" is what the environment says, a path is a socket."""
+    if not host:
+        return current()
+    if host.startswith("/"):
+        return Target(socket=host)
+    return parse(host, token or os.environ.get("TWINHULL_TOKEN", ""), ca or os.environ.get("TWINHULL_CA", ""))
+
+
 def parse(url: str, token: str = "", ca: str = "") -> Target:
     """From a URL. Raises UserError."""
     scheme, _, rest = url.partition("://")

@@ -33,6 +33,7 @@ __all__ = [
     "request",
     "sse",
     "websocket",
+    "with_query",
 ]
 
 _MAX_EVENT = 16 * 1024 * 1024
@@ -50,7 +51,7 @@ def request(method: str, path: str, query: Query | None = None, body: object = N
     """One request; a Response with status below 400, its body still to be read. Raises TwinhullError otherwise."""
     connection = Connection(target or targets.current())
     try:
-        response = connection.exchange(method, _with_query(path, query), body)
+        response = connection.exchange(method, with_query(path, query), body)
         if response.status >= 400:
             raise _problem(response)
     except BaseException:
@@ -73,7 +74,7 @@ def websocket(path: str, query: Query | None = None, first: object = None, *, ta
     """Open a WebSocket, send `first` as a JSON text message (if not None), and return the duplex, non-blocking from then on."""
     connection = Connection(target or targets.current())
     try:
-        refusal = connection.upgrade(_with_query(path, query))
+        refusal = connection.upgrade(with_query(path, query))
         if refusal is not None:
             raise _problem(refusal)
         duplex = Duplex(connection)
@@ -91,7 +92,8 @@ def quote(segment: str) -> str:
     return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in raw)
 
 
-def _with_query(path: str, query: Query | None) -> str:
+def with_query(path: str, query: Query | None) -> str:
+    """The path with an encoded query."""
     pairs = [f"{quote(key)}={quote(_text(one))}" for key, value in (query or {}).items() for one in _values(value)]
     return f"{path}?{'&'.join(pairs)}" if pairs else path
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import grp
 import logging
 import os
@@ -84,12 +83,14 @@ async def serve(app: FastAPI, home: Home, config: Config, ready: Callable[[], No
 
 @contextmanager
 def unix_listener(path: Path) -> Iterator[socket.socket]:
-    """A listening socket under `path`, mode 0660, group twinhull if there is one. A stale one is replaced; ConflictError for a live one."""
+    """A listening socket under `path`, mode 0660, group twinhull if there is one. A stale one is replaced; ConflictError for a live one.
+
+    Two daemons that start at the same moment are told apart by daemon/lock.py, not here.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, folder)
-        _lock(folder, path)
         short = f"/proc/self/fd/{folder}/{path.name}" if len(os.fsencode(path)) > _MAX_PATH - 8 else str(path)
         _refuse_if_alive(short, path)
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -97,14 +98,6 @@ def unix_listener(path: Path) -> Iterator[socket.socket]:
         number = os.stat(short).st_ino
         stack.callback(_unlink_own, short, number)
         yield listener
-
-
-def _lock(folder: int, path: Path) -> None:
-    """One daemon a folder: the lock goes with its holder, however it ends."""
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _taken(path) from None
 
 
 def _refuse_if_alive(name: str, path: Path) -> None:

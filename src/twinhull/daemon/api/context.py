@@ -23,6 +23,12 @@ from twinhull.instance.base import Session
 Filters = dict[str, tuple[str, ...]]
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """One application's surroundings. `closing` is set when streams shall end; `idle` while none is open."""
@@ -31,7 +37,7 @@ class Context:
     config: Config
     stop: Callable[[bool], None]
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=_set_event)
     streams: set[object] = field(default_factory=set)
     detached: set[asyncio.Task[None]] = field(default_factory=set)
     """Drains of execs that nobody waits for."""

@@ -95,9 +95,11 @@ class _Link:
         if not isinstance(message, str):
             raise RefusedError(422, "the first message must be JSON text")
         try:
-            return adapter.validate_json(message)
+            return adapter.validate_python(json.loads(message))
         except ValidationError as error:
             raise RefusedError(422, validation_text(error.errors(include_url=False, include_input=False))) from None
+        except (ValueError, RecursionError):
+            raise RefusedError(422, "the first message must be JSON text") from None
 
     async def message(self) -> bytes | dict[str, Any]:
         """The next message: stdin's data, or a command. Raises RefusedError for anything else, WebSocketDisconnect at the end."""
