@@ -102,7 +102,7 @@ def instructions(text: str) -> list[Instruction]:
     start, parts = 0, list[str]()
     for number, line in enumerate(lines, 1):
         bare = line.strip()
-        if bare.startswith("#") or (not bare and not parts):
+        if bare.startswith("#") or not bare:  # both may stand between continued lines
             continue
         start = start if parts else number
         more = bare.endswith(escape)
@@ -110,7 +110,7 @@ def instructions(text: str) -> list[Instruction]:
         if not more:
             found.append(Instruction(start, " ".join(part for part in parts if part)))
             parts = []
-    return found + ([Instruction(start, " ".join(parts))] if parts else [])
+    return found + ([Instruction(start, " ".join(part for part in parts if part))] if parts else [])
 
 
 def _escape(lines: list[str]) -> str:
