@@ -31,7 +31,7 @@ _TTY, _STDIN, _TOOL, _HOST_SIDE, _PRIVILEGED, _INIT = 1, 2, 4, 8, 16, 32
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """All of CONFIG. `caps`: bounding set as a mask; `seccomp`: array of struct sock_filter; `volumes`: target → number of the subfolder."""
+    """All of CONFIG. `caps`: bounding set as a mask; `seccomp`: array of struct sock_filter; `volumes`: target → subfolder's number."""
 
     process: Process
     init: bool
