@@ -63,11 +63,6 @@ def test_what_images_may_contain_passes(tmp_path: Path) -> None:
     assert archive.check(saved(tmp_path, fill), "import") == archive.Contents(8, 8192)
 
 
-def test_a_layer_may_link_to_what_lies_below(tmp_path: Path) -> None:
-    path = saved(tmp_path, one("link", type=tarfile.LNKTYPE, linkname="below"))
-    assert archive.check(path, "commit", links_below=True).entries == 1
-
-
 @pytest.mark.parametrize("cut", [1, 100, 511, 512, 513, 1000, 1024, 1500, 1536])
 def test_cut_short(tmp_path: Path, cut: int) -> None:
     path = saved(tmp_path, one("file", content=bytes(range(256)) * 4))

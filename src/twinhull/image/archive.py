@@ -76,11 +76,8 @@ def plain(path: Path, what: str) -> Path:
     return target
 
 
-def check(path: Path, what: str, *, links_below: bool = False) -> Contents:
-    """Walk an uncompressed tar to its end. Raises UserError for whatever is wrong with it.
-
-    `links_below`: a layer's hard links may lead to files of the layers below.
-    """
+def check(path: Path, what: str) -> Contents:
+    """Walk an uncompressed tar to its end. Raises UserError for whatever is wrong with it."""
     entries = size = 0
     seen: set[bytes] = set()
     try:
@@ -91,7 +88,7 @@ def check(path: Path, what: str, *, links_below: bool = False) -> Contents:
                 if entries > _ENTRIES_LIMIT:
                     raise UserError(f"{what}: more than {_ENTRIES_LIMIT} entries")
                 size += -(-member.size // 4096) * 4096 if member.isreg() else 0
-                _check_member(member, None if links_below else seen, what)
+                _check_member(member, seen, what)
             _check_end(file, tar.offset, what)
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{what}: not a tar archive, or damaged: {error}", "is the file complete?") from error
@@ -112,17 +109,16 @@ def _check_end(file: IO[bytes], offset: int, what: str) -> None:
         raise UserError(f"{what}: the archive is damaged at byte {offset}")
 
 
-def _check_member(member: tarfile.TarInfo, seen: set[bytes] | None, what: str) -> None:
+def _check_member(member: tarfile.TarInfo, seen: set[bytes], what: str) -> None:
     name = _normal(member.name, what)
     if not (0 <= member.uid <= _ID_MAX and 0 <= member.gid <= _ID_MAX and member.size >= 0):
         raise UserError(f"{what}: {_shown(member.name)}: owner or size out of range")
     target = _normal(member.linkname, what) if member.islnk() else None
-    if target is not None and seen is not None and target not in seen:
+    if target is not None and target not in seen:
         raise UserError(f"{what}: {_shown(member.name)} is a hard link to {_shown(member.linkname)}, which isn't in the archive before it")
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk() or member.isdev()):
         raise UserError(f"{what}: {_shown(member.name)} is of the unknown type {member.type!r}")
-    if seen is not None:
-        seen.add(name)
+    seen.add(name)
 
 
 def _normal(name: str, what: str) -> bytes:

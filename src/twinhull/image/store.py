@@ -192,7 +192,7 @@ class ImageStore:
         config = instructions.apply(before.get("config") or {}, changes)
         with self._scratch() as work:
             path = await self._received(layer_tar, work, "commit")
-            contents = await asyncio.to_thread(archive.check, path, "commit", links_below=True)
+            contents = await asyncio.to_thread(archive.check, path, "commit")
             self._check_space(contents.size)
             layer = await asyncio.to_thread(_blob, path)
             note = {"created_by": "twinhull commit", "comment": message}
@@ -275,8 +275,8 @@ class ImageStore:
         bare = ref.removeprefix("sha256:")
         if bare in catalog.images:
             return catalog.images[bare]
-        found = _by_name(catalog, ref) if not ref.startswith("sha256:") else None
-        found = found or _by_prefix(catalog, bare) or _by_ending(catalog, ref)
+        named = not ref.startswith("sha256:") and not reference.is_id(ref)
+        found = (_by_name(catalog, ref) if named else None) or _by_prefix(catalog, bare) or (_by_ending(catalog, ref) if named else None)
         if found is None:
             raise _unknown(catalog, ref)
         return found
