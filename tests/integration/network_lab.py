@@ -24,7 +24,7 @@ from twinhull.network.host import interface
 from twinhull.network.ports import Port
 from twinhull.spec.network import NetworkRecord
 from twinhull.sys.libnftables import Nft
-from twinhull.sys.netlink import Netlink
+from twinhull.sys.netlink import Netlink, attribute
 
 T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,16 +49,16 @@ def own_namespace() -> Iterator[None]:
         os.close(before)
 
 
-def inside(space: netns.Netns | None, function: Callable[..., T], *arguments: Any) -> T:
+def inside(space: netns.Netns | None, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """Call in a thread that is in the namespace (None: where the caller is)."""
     if space is None:
-        return function(*arguments)
+        return function(*arguments, **options)
     result: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def body() -> None:
         try:
             assert _libc.setns(space.descriptor, _NEWNET) == 0
-            result.set_result(function(*arguments))
+            result.set_result(function(*arguments, **options))
         except BaseException as error:
             result.set_exception(error)
 
@@ -82,7 +82,9 @@ def port(network: NetworkRecord, host: int, number: int, **changes: Any) -> Port
 class Server:
     """Answers every TCP connection with the peer's address, and every UDP packet with the sender's."""
 
-    def __init__(self, space: netns.Netns | None, number: int, kind: int = socket.SOCK_STREAM, *, family: int = socket.AF_INET, host: str = "") -> None:
+    def __init__(
+        self, space: netns.Netns | None, number: int, kind: int = socket.SOCK_STREAM, *, family: int = socket.AF_INET, host: str = ""
+    ) -> None:
         self.socket = inside(space, socket.socket, family, kind)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind((host, number))
@@ -101,6 +103,8 @@ class Server:
                         peer.sendall(address[0].encode())
                 else:
                     _data, address = self.socket.recvfrom(2048)
+                    if address is None:  # shut down
+                        return
                     self.socket.sendto(address[0].encode(), address)
 
     def close(self) -> None:
@@ -219,7 +223,7 @@ def outside(subnet: str = "192.0.2") -> Iterator[netns.Netns]:
     """Another machine: a namespace joined by a veth; we are .1, it is .2, and it has no route but to us."""
     space, inner = netns.create({"net.ipv4.ping_group_range": "0 2147483647"})
     with inner, Netlink() as link:
-        link.request(links.veth("uplink0", 0, 1500, links.Inside("eth0", "02:00:00:00:00:02", space.descriptor, 2)))
+        link.request(links.veth("uplink0", 1500, links.Inside("eth0", "02:00:00:00:00:02", space.descriptor, 2)))
         index = socket.if_nametoindex("uplink0")
         inner.request(links.up(1), links.up(2), links.address(2, f"{subnet}.2", 24))
         link.request(links.up(index), links.address(index, f"{subnet}.1", 24))
@@ -241,3 +245,8 @@ def leftovers(where: home.Home) -> list[str]:
     found += [f"dnsmasq {pid}" for pid in strays(where.run / "dns", ())]
     found += [str(path) for path in (where.run / "dns", where.run / "names", Path(f"/run/twinhull-names-{where.tag}")) if path.exists()]
     return found
+
+
+def attribute_mac(mac: str) -> bytes:
+    """IFLA_ADDRESS, to change an interface's MAC."""
+    return attribute(1, links.packed_mac(mac))

@@ -114,7 +114,7 @@ class NetworkHost:
         enable_forwarding()
         self._kernel, self._slow_kernel = Kernel(self._home), Kernel(self._home)
         self._conntrack = conntrack.open_link()
-        self._table = Table(self._home.nft_table, self._home.ifname("b", 0)[:-1])
+        self._table = Table(self._home.nft_table, f"th{self._home.tag}")
         self._table.open()
 
     async def close(self, *, remove: bool = False) -> None:
@@ -186,9 +186,6 @@ class NetworkHost:
             found = [port.record.id in usable and self._kernel.restore(port) for port in attached.ports]
             if not all(found):
                 missing.append(attached.id)
-        for record in networks:
-            keep = {port.interface.address for attached in instances for port in attached.ports if port.record.id == record.id}
-            self._kernel.forget_neighbours(record, keep)
         return missing
 
     async def _restore_rules(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> dict[str, str]:
@@ -308,7 +305,8 @@ class NetworkHost:
         view = _view(ports, tuple(servers))
         elements = {}
         for port in ports:
-            elements[f"port {port.number}"] = rules.of_endpoint(self.bridge(port.record), port.interface.mac, port.interface.address)
+            names = (self._home.ifname(kind, port.number) for kind in ("v", "t"))
+            elements[f"port {port.number}"] = frozenset().union(*(rules.of_endpoint(name, port.interface.address) for name in names))
         if view is None or view == _own_view(view.records[0]):
             return elements
         listening = await self._resolvers.ensure(view)
@@ -319,7 +317,7 @@ class NetworkHost:
 
     async def _network_elements(self, record: NetworkRecord) -> frozenset[Element]:
         port = await self._resolvers.ensure(_own_view(record))
-        return rules.of_network(record, self.bridge(record), port)
+        return rules.of_network(record, port)
 
     # names
 

@@ -1,12 +1,13 @@
 """rtnetlink messages for bridges, ports, addresses, routes and neighbours. Pure builders, and readers of dumps.
 
-Constants: linux/rtnetlink.h, if_link.h, if_bridge.h, neighbour.h, veth.h.
+Constants: linux/rtnetlink.h, if_link.h, ip.h (IPV4_DEVCONF_*), neighbour.h, veth.h.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from twinhull.sys import netlink
@@ -17,21 +18,21 @@ Message = tuple[int, int, bytes]
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR = 20
 _NEWROUTE, _GETROUTE = 24, 26
-_NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
+_NEWNEIGH = 28
 _NEW = netlink.CREATE | netlink.EXCL
 _PUT = netlink.CREATE | netlink.REPLACE
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 10, 18, 28
-_KIND, _DATA, _SLAVE_KIND, _SLAVE_DATA = 1, 2, 4, 5
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 4, 18, 26, 28
+_KIND, _DATA = 1, 2
 _VETH_PEER = 1
 _BR_FORWARD_DELAY, _BR_STP, _BR_MCAST_SNOOPING = 1, 5, 23
-_PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MCAST_FLOOD, _PORT_BCAST_FLOOD, _PORT_ISOLATED, _PORT_LOCKED = 8, 9, 27, 30, 33, 39
+_INET_CONF = 1
+FORWARDING, ACCEPT_REDIRECTS, SEND_REDIRECTS, RP_FILTER, ARP_IGNORE, ROUTE_LOCALNET = 1, 4, 6, 8, 19, 26
+"""Numbers of net.ipv4.conf.<interface> settings, for `settings`."""
 _UP = 1
 _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _TABLE_MAIN, _TABLE_LOCAL, _PROTO_STATIC, _TYPE_UNICAST = 254, 255, 4, 1
-_PERMANENT, _NOARP = 0x80, 0x40
-_NTF_MASTER = 0x04
-_AF_BRIDGE = 7
+_PERMANENT = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,6 @@ class Link:
     index: int
     name: str
     mtu: int
-    master: int
     kind: str
     up: bool
 
@@ -60,7 +60,7 @@ def packed_mac(text: str) -> bytes:
 
 
 def bridge(name: str, mac: str, mtu: int) -> Message:
-    """A new bridge: no spanning tree, no delay, no multicast snooping; a fixed MAC, so that it doesn't change with its ports."""
+    """A new bridge: no spanning tree, no delay, no multicast snooping, a fixed MAC."""
     data = nest(_DATA, attribute(_BR_FORWARD_DELAY, 0), attribute(_BR_STP, 0), attribute(_BR_MCAST_SNOOPING, b"\0"))
     info = nest(_IFLA_LINKINFO, attribute(_KIND, "bridge"), data)
     parts = (attribute(_IFLA_IFNAME, name), attribute(_IFLA_ADDRESS, packed_mac(mac)), attribute(_IFLA_MTU, mtu), info)
@@ -77,8 +77,8 @@ class Inside:
     index: int
 
 
-def veth(name: str, master: int, mtu: int, inside: Inside) -> Message:
-    """A new pair, down: one end on the bridge `master`, the other already in its namespace under its final name."""
+def veth(name: str, mtu: int, inside: Inside) -> Message:
+    """A new pair, down: one end here, the other already in its namespace under its final name."""
     peer = _link(inside.index) + b"".join(
         (
             attribute(_IFLA_IFNAME, inside.ifname),
@@ -88,25 +88,18 @@ def veth(name: str, master: int, mtu: int, inside: Inside) -> Message:
         )
     )
     info = nest(_IFLA_LINKINFO, attribute(_KIND, "veth"), nest(_DATA, attribute(_VETH_PEER | 0x8000, peer)))
-    return message(_NEWLINK, _NEW, _link(), attribute(_IFLA_IFNAME, name), attribute(_IFLA_MTU, mtu), attribute(_IFLA_MASTER, master), info)
+    return message(_NEWLINK, _NEW, _link(), attribute(_IFLA_IFNAME, name), attribute(_IFLA_MTU, mtu), info)
 
 
-def enslave(index: int, master: int, mtu: int) -> Message:
-    """Put an interface onto a bridge."""
-    return message(_NEWLINK, 0, _link(index), attribute(_IFLA_MTU, mtu), attribute(_IFLA_MASTER, master))
+def settings(index: int, values: Mapping[int, int]) -> Message:
+    """net.ipv4.conf settings of one interface, without a detour through /proc/sys."""
+    conf = nest(_INET_CONF, *(attribute(kind, value) for kind, value in values.items()))
+    return message(_NEWLINK, 0, _link(index), nest(_IFLA_AF_SPEC, nest(socket.AF_INET, conf)))
 
 
-def isolate(index: int, *, locked: bool = True) -> Message:
-    """A bridge port that reaches the bridge only, learns nothing, gets nothing flooded.
-
-    `locked`: frames whose source MAC isn't the one of a static entry for this port are dropped (Linux 5.18).
-    """
-    on, off = b"\1", b"\0"
-    values = [(_PORT_ISOLATED, on), (_PORT_LEARNING, off), (_PORT_UNICAST_FLOOD, off), (_PORT_MCAST_FLOOD, off), (_PORT_BCAST_FLOOD, off)]
-    if locked:
-        values.append((_PORT_LOCKED, on))
-    data = nest(_SLAVE_DATA, *(attribute(kind, value) for kind, value in values))
-    return message(_NEWLINK, 0, _link(index), nest(_IFLA_LINKINFO, attribute(_SLAVE_KIND, "bridge"), data))
+def mtu(index: int, size: int) -> Message:
+    """Set the largest packet, in bytes."""
+    return message(_NEWLINK, 0, _link(index), attribute(_IFLA_MTU, size))
 
 
 def up(index: int) -> Message:
@@ -139,20 +132,10 @@ def route(index: int, destination: str, prefix: int, *, via: str = "", source: s
     return message(_NEWROUTE, _PUT, body, *parts)
 
 
-def forwarding_entry(index: int, mac: str) -> Message:
-    """A static entry in the bridge's table: this MAC is behind this port and nowhere else."""
-    return message(_NEWNEIGH, _PUT, _neighbour(_AF_BRIDGE, index, _NOARP, _NTF_MASTER), attribute(2, packed_mac(mac)))
-
-
 def neighbour(index: int, text: str, mac: str) -> Message:
     """A permanent neighbour: the host never asks, so nobody can answer falsely."""
-    body = _neighbour(socket.AF_INET, index, _PERMANENT, 0)
+    body = struct.pack("=BxxxiHBB", socket.AF_INET, index, _PERMANENT, 0, 0)
     return message(_NEWNEIGH, _PUT, body, attribute(1, socket.inet_aton(text)), attribute(2, packed_mac(mac)))
-
-
-def delete_neighbour(index: int, text: str) -> Message:
-    """Forget a neighbour."""
-    return message(_DELNEIGH, 0, _neighbour(socket.AF_INET, index, 0, 0), attribute(1, socket.inet_aton(text)))
 
 
 def all_links(link: netlink.Netlink) -> list[Link]:
@@ -166,16 +149,6 @@ def all_routes(link: netlink.Netlink) -> list[Route]:
     return [found for found in map(_read_route, link.dump(_GETROUTE, body)) if found]
 
 
-def permanent_neighbours(link: netlink.Netlink, index: int) -> set[str]:
-    """Addresses of the permanent IPv4 neighbours on one interface."""
-    found = set()
-    for body in link.dump(_GETNEIGH, _neighbour(socket.AF_INET, 0, 0, 0)):
-        _family, owner, state = struct.unpack_from("=BxxxiH", body)
-        if owner == index and state & _PERMANENT:
-            found.add(socket.inet_ntoa(netlink.attributes(body, 12)[1]))
-    return found
-
-
 def _read_link(body: bytes) -> Link:
     _family, _type, index, flags = struct.unpack_from("=BxHiI", body)
     values = netlink.attributes(body, 16)
@@ -184,7 +157,6 @@ def _read_link(body: bytes) -> Link:
         index,
         values[_IFLA_IFNAME].rstrip(b"\0").decode(),
         int.from_bytes(values.get(_IFLA_MTU, b""), "little"),
-        int.from_bytes(values.get(_IFLA_MASTER, b""), "little"),
         info.get(_KIND, b"").rstrip(b"\0").decode(),
         bool(flags & _UP),
     )
@@ -203,7 +175,3 @@ def _read_route(body: bytes) -> Route | None:
 
 def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
-
-
-def _neighbour(family: int, index: int, state: int, flags: int) -> bytes:
-    return struct.pack("=BxxxiHBB", family, index, state, flags, 0)

@@ -1,7 +1,12 @@
 """Bridges, veths and taps: what is made in the kernel for networks and their ports. Blocking; called on the network's worker threads.
 
-Every port is isolated, locked to its MAC and gets nothing flooded; the host knows its neighbours by permanent entries. So
-whatever an instance sends, it can neither be somebody else nor reach anybody but through the host's forward chain.
+Ports are routed, not bridged. Each is a link of its own between the host and one instance: the gateway's address on the host's
+end, a /32 route to the instance, a permanent neighbour entry. So everything an instance sends passes the host's forward chain, and
+what it says about MACs concerns nobody else. (Bridged and isolated ports were tried first: with br_netfilter, which Docker and
+Kubernetes load, a published port called from its own network is bridged after the translation, and the isolation drops it.)
+
+The bridge of a network has no ports. It holds the gateway's address and the route of the subnet while nothing is attached, and gives
+the resolver something to listen on.
 """
 
 from __future__ import annotations
@@ -27,13 +32,13 @@ _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _FIRST_INDEX = 2
 """Index of the first interface inside a new namespace; 1 is lo."""
-_BRIDGE_SYSCTLS = {
-    "ipv4/conf/{}/route_localnet": "1",  # 127.0.0.1 on this machine reaches published ports; `guard` refuses it to anybody else
-    "ipv4/conf/{}/rp_filter": "1",
-    "ipv4/conf/{}/arp_ignore": "1",  # answer for the gateway only, not for the machine's other addresses
-    "ipv4/conf/{}/send_redirects": "0",
-    "ipv4/conf/{}/accept_redirects": "0",
-    "ipv6/conf/{}/disable_ipv6": "1",
+_SETTINGS = {
+    links.FORWARDING: 1,
+    links.RP_FILTER: 1,
+    links.ROUTE_LOCALNET: 1,  # 127.0.0.1 on this machine reaches published ports; `guard` refuses it to anybody else
+    links.ARP_IGNORE: 1,  # answer for the gateway only, not for the machine's other addresses
+    links.SEND_REDIRECTS: 0,
+    links.ACCEPT_REDIRECTS: 0,
 }
 
 
@@ -60,7 +65,6 @@ class Kernel:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._link = Netlink()
-        self._locked = True
 
     def close(self) -> None:
         """Close the socket."""
@@ -73,10 +77,11 @@ class Kernel:
     # networks
 
     def occupied(self, own: Collection[str] = ()) -> dict[str, str]:
-        """What is routed or assigned in this network namespace: CIDR → interface, without the interfaces named in `own`."""
+        """What is routed or assigned in this network namespace: CIDR → interface; without our ports, and the interfaces named in `own`."""
+        ports = tuple(self._home.ifname(kind, 0)[:-1] for kind in ("v", "t"))
         names = {link.index: link.name for link in links.all_links(self._link)}
         found = {route.destination: names.get(route.index, "?") for route in links.all_routes(self._link)}
-        return {destination: name for destination, name in found.items() if name not in own}
+        return {destination: name for destination, name in found.items() if name not in own and not name.startswith(ports)}
 
     def ensure_bridge(self, record: NetworkRecord) -> None:
         """Make the network's bridge, or put it right. Raises ConflictError if the subnet is somebody else's."""
@@ -85,8 +90,7 @@ class Kernel:
         fresh = self._create_bridge(record, name)
         try:
             index = socket.if_nametoindex(name)
-            for key, value in _BRIDGE_SYSCTLS.items():
-                _sysctl(key.format(name), value)
+            _disable_ipv6(name)
             prefix = ipaddress.IPv4Network(record.subnet).prefixlen
             self._link.request(links.address(index, record.gateway, prefix), links.up(index))
             self._refuse_overlap(record, name)  # two daemons may have chosen at the same moment
@@ -132,12 +136,12 @@ class Kernel:
             self._create_veth(port, held.descriptor, first + offset)
         inner.request(*_inside(ports, first))
         for port in ports:
-            self.secure(port, socket.if_nametoindex(self._home.ifname("v", port.number)))
+            self._equip(port, self._home.ifname("v", port.number))
 
     def _create_veth(self, port: Port, descriptor: int, index: int) -> None:
         name = self._home.ifname("v", port.number)
         inside = links.Inside(port.interface.ifname, port.interface.mac, descriptor, index)
-        message = links.veth(name, self._master(port), port.interface.mtu, inside)
+        message = links.veth(name, port.interface.mtu, inside)
         try:
             self._link.request(message)
         except NetlinkError as error:
@@ -149,13 +153,11 @@ class Kernel:
     # ports of VMs
 
     def attach_tap(self, port: Port) -> int:
-        """A tap that lives as long as the returned descriptor (and copies of it), on the bridge and up."""
+        """A tap that lives as long as the returned descriptor (and copies of it), routed and up."""
         name = self._home.ifname("t", port.number)
         descriptor = _open_tap(name)
         try:
-            index = socket.if_nametoindex(name)
-            self._link.request(links.enslave(index, self._master(port), port.interface.mtu))
-            self.secure(port, index)
+            self._equip(port, name)
         except BaseException:
             os.close(descriptor)
             raise
@@ -163,28 +165,25 @@ class Kernel:
 
     # both
 
-    def secure(self, port: Port, index: int) -> None:
-        """Isolate and lock a port, pin its MAC and address, set it up; also good for one that exists."""
-        rest = self._pin(port, index)
-        if self._locked:
-            answers = self._link.attempt(links.isolate(index), *rest)
-            if not any(answers):
-                return
-            self._locked = False  # older than Linux 5.18
-        self._link.request(links.isolate(index, locked=False), *rest)
-
-    def _pin(self, port: Port, index: int) -> tuple[links.Message, ...]:
-        mac, address = port.interface.mac, port.interface.address
-        neighbour = links.neighbour(self._master(port), address, mac)
-        return links.forwarding_entry(index, mac), neighbour, links.up(index)
+    def _equip(self, port: Port, name: str) -> None:
+        """The host's end: settings, address, route, neighbour, up. Also puts an existing one right."""
+        index = socket.if_nametoindex(name)
+        interface = port.interface
+        _disable_ipv6(name)
+        self._link.request(
+            links.settings(index, _SETTINGS),
+            links.mtu(index, interface.mtu),
+            links.up(index),
+            links.address(index, interface.gateway, 32),
+            links.route(index, interface.address, 32, source=interface.gateway),
+            links.neighbour(index, interface.address, interface.mac),
+        )
 
     def remove(self, ports: Iterable[Port]) -> None:
-        """Remove the host's ends and the neighbours; nothing happens where nothing is. Takes about 40 ms for a veth."""
+        """Remove the host's ends; nothing happens where nothing is. Takes about 40 ms for a veth."""
         for port in ports:
             for kind in ("v", "t"):
                 self.remove_named(self._home.ifname(kind, port.number))
-            with contextlib.suppress(NetlinkError, OSError, PermanentError):
-                self._link.request(links.delete_neighbour(self._master(port), port.interface.address))
 
     def remove_named(self, name: str) -> None:
         """Remove an interface by name; nothing happens without it."""
@@ -192,12 +191,10 @@ class Kernel:
             self._link.request(links.delete_link(socket.if_nametoindex(name)))
 
     def restore(self, port: Port) -> bool:
-        """Put a port that exists back onto its bridge and secure it. False if there is none (its namespace or VM is gone)."""
+        """Put a port that exists right. False if there is none (its namespace or VM is gone)."""
         for kind in ("v", "t"):
             with contextlib.suppress(OSError):
-                index = socket.if_nametoindex(self._home.ifname(kind, port.number))
-                self._link.request(links.enslave(index, self._master(port), port.interface.mtu))
-                self.secure(port, index)
+                self._equip(port, self._home.ifname(kind, port.number))
                 return True
         return False
 
@@ -209,24 +206,10 @@ class Kernel:
         found = links.all_links(self._link)
         return [Leftover(link.index, link.name) for link in found if link.name.startswith(prefix) and link.name not in expected]
 
-    def forget_neighbours(self, record: NetworkRecord, keep: Collection[str]) -> None:
-        """Remove the permanent neighbours of a network but these."""
-        index = socket.if_nametoindex(self.bridge_name(record))
-        for address in links.permanent_neighbours(self._link, index) - set(keep):
-            with contextlib.suppress(NetlinkError):
-                self._link.request(links.delete_neighbour(index, address))
-
     def delete(self, leftover: Leftover) -> None:
         """Remove one; nothing happens if it went by itself."""
         with contextlib.suppress(NetlinkError):
             self._link.request(links.delete_link(leftover.index))
-
-    def _master(self, port: Port) -> int:
-        name = self.bridge_name(port.record)
-        try:
-            return socket.if_nametoindex(name)
-        except OSError as error:
-            raise PermanentError(f"network {port.record.name}: its bridge {name} is gone") from error
 
 
 def enable_forwarding() -> None:
@@ -264,14 +247,9 @@ def _open_tap(name: str) -> int:
     return descriptor
 
 
-def _sysctl(key: str, value: str) -> None:
-    try:
-        netns.write_sysctl(f"net/{key}", value)
-    except FileNotFoundError:
-        if not key.startswith("ipv6"):  # a kernel without IPv6 has nothing to disable
-            raise
-    except OSError as error:
-        raise _wrapped(f"set net/{key}", error) from error
+def _disable_ipv6(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+        netns.write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
 
 
 def _wrapped(what: str, error: OSError) -> PermanentError:

@@ -2,17 +2,16 @@
 
 One table (family inet) holds chains that never change and sets whose elements say everything:
 
-    guard     prerouting, raw   what comes from an instance must have the MAC and the address that it was given, and be IPv4
+    guard     prerouting, raw   what comes from an instance must have the address that its port was given, and be IPv4
     publish   prerouting, dnat  DNS to the network's resolver; published ports to their instances
     local     output, dnat      the same published ports for programs on this machine
     forward   forward           within a network: yes. From outside: published ports only. Between networks: no
     input     input             from an instance to this machine: DNS and ping of its own gateway, nothing else
-    output    output            no ICMP redirects (all instances of a network share one bridge, so the kernel would send them)
     leave     postrouting       NAT for what leaves, for 127.0.0.1, and for an instance that calls its own published port
 
 Packets of other interfaces pass untouched. The priorities are five before the usual ones, so that this table translates and
 refuses first; it can't, however, overrule a refusal elsewhere: nftables evaluates every table, and one "drop" is final. A
-firewall whose forward or input chain drops by default must therefore let our bridges through; `foreign_policies` finds such
+firewall whose forward or input chain drops by default must therefore let our interfaces through; `foreign_policies` finds such
 chains for `twinhull doctor`.
 """
 
@@ -26,20 +25,21 @@ from twinhull.spec.network import NetworkRecord
 
 DNS_PORT = 53
 
+_SUBNETS = "type ipv4_addr ; flags interval"
 _SETS = {
-    "endpoints": "type ifname . ether_addr . ipv4_addr",
-    "same": "type ifname . ifname",
-    "internal": "type ifname",
-    "host_access": "type ifname",
-    "gateways": "type ifname . ipv4_addr",
+    "endpoints": "type ifname . ipv4_addr",
+    "same": "type ipv4_addr . ipv4_addr ; flags interval",
+    "gateways": "type ipv4_addr . ipv4_addr ; flags interval",
     "gateway_addresses": "type ipv4_addr",
-    "egress": "type ipv4_addr ; flags interval",
+    "internal": _SUBNETS,
+    "egress": _SUBNETS,
+    "host_access": _SUBNETS,
     "targets": "type ipv4_addr . inet_proto . inet_service",
     "hairpin": "type ipv4_addr . ipv4_addr",
 }
 _MAPS = {
     "resolvers": "type ipv4_addr : ipv4_addr . inet_service",
-    "network_resolvers": "type ifname : ipv4_addr . inet_service",
+    "network_resolvers": "type ipv4_addr : ipv4_addr . inet_service",
     "published_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     "published": "type inet_proto . inet_service : ipv4_addr . inet_service",
 }
@@ -49,7 +49,6 @@ _CHAINS = {
     "local": "type nat hook output priority -105",
     "forward": "type filter hook forward priority -5",
     "input": "type filter hook input priority -5",
-    "output": "type filter hook output priority -5",
     "leave": "type nat hook postrouting priority 95",
     "to_host": "",
 }
@@ -57,7 +56,7 @@ _PUBLISH = (
     "meta l4proto { tcp, udp } fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published_at",
     "meta l4proto { tcp, udp } fib daddr type local dnat ip to meta l4proto . th dport map @published",
 )
-_DNS = f"iifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} dnat ip to"
+_DNS = f"ip saddr . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} dnat ip to"
 _REFUSE = ("meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited")
 _METADATA = "ct original ip daddr 169.254.0.0/16 reject with icmpx type admin-prohibited"
 
@@ -76,25 +75,31 @@ class Element:
         return f"{self.key} : {self.value}" if self.value else self.key
 
 
-def _rules(ours: str) -> dict[str, tuple[str, ...]]:
-    """Rules by chain. `ours` matches every bridge of the daemon."""
+def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
+    """Rules by chain. `prefix`: how our interfaces' names begin. Behind `guard`, a source address says where a packet is from."""
+    ours, bridges = f'"{prefix}*"', f'"{prefix}b*"'
     return {
         "guard": (
             f"iifname != {ours} return",
             "meta nfproto != ipv4 drop",
-            "ip daddr 127.0.0.0/8 drop",  # the bridges route loopback for `local`; nobody else may use that
-            "iifname . ether saddr . ip saddr @endpoints return",
+            "ip daddr 127.0.0.0/8 drop",  # the ports route loopback for `local`; nobody else may use that
+            "iifname . ip saddr @endpoints return",
             "drop",
         ),
-        "publish": (f"{_DNS} ip saddr map @resolvers", f"{_DNS} iifname map @network_resolvers", *_PUBLISH),
+        "publish": (
+            f"iifname {ours} {_DNS} ip saddr map @resolvers",
+            f"iifname {ours} {_DNS} ip daddr map @network_resolvers",
+            *_PUBLISH,
+        ),
         "local": _PUBLISH,
         "forward": (
             f"iifname {ours} {_METADATA}",
             f"iifname {ours} ct state invalid drop",  # would pass NAT and leave with its inner address
             f"iifname {ours} ct state established,related accept",
             f"oifname {ours} ct state established,related accept",
-            "iifname . oifname @same accept",
-            *(f"iifname @internal {refuse}" for refuse in _REFUSE),
+            f"iifname {ours} oifname {bridges} ip saddr . ip daddr @same reject with icmpx type host-unreachable",  # nobody is there
+            f"iifname {ours} oifname {ours} ip saddr . ip daddr @same accept",
+            *(f"iifname {ours} ip saddr @internal {refuse}" for refuse in _REFUSE),
             f"oifname {ours} ct status dnat ip daddr . meta l4proto . th dport @targets accept",
             *(f"iifname {ours} oifname {ours} {refuse}" for refuse in _REFUSE),
             f"oifname {ours} drop",
@@ -103,12 +108,11 @@ def _rules(ours: str) -> dict[str, tuple[str, ...]]:
         "to_host": (
             _METADATA,
             "ct state established,related accept",
-            "iifname @host_access accept",
-            "iifname . ip daddr @gateways ct status dnat meta l4proto { tcp, udp } accept",
-            "iifname . ip daddr @gateways icmp type echo-request accept",
+            "ip saddr @host_access accept",
+            "ip saddr . ip daddr @gateways ct status dnat meta l4proto { tcp, udp } accept",
+            "ip saddr . ip daddr @gateways icmp type echo-request accept",
             *_REFUSE,
         ),
-        "output": (f"oifname {ours} icmp type redirect drop",),
         "leave": (
             "ip saddr . ip daddr @hairpin masquerade",
             f"oifname {ours} ip saddr 127.0.0.0/8 masquerade",
@@ -117,8 +121,8 @@ def _rules(ours: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def base(table: str, bridges: str) -> str:
-    """Make the table, or put its chains right and leave the elements of its sets. `bridges`: the common beginning of the bridges' names."""
+def base(table: str, prefix: str) -> str:
+    """Make the table, or put its chains right and leave the elements of its sets. `prefix`: how our interfaces' names begin."""
     name = f"inet {table}"
     lines = [f"add table {name}"]
     lines += [f"add set {name} {key} {{ {kind} ; }}" for key, kind in _SETS.items()]
@@ -126,16 +130,16 @@ def base(table: str, bridges: str) -> str:
     lines += [
         f"add chain {name} {key} {{ {kind} ; policy accept ; }}" if kind else f"add chain {name} {key}" for key, kind in _CHAINS.items()
     ]
-    for chain, rules in _rules(f'"{bridges}*"').items():
+    for chain, rules in _rules(prefix).items():
         lines.append(f"flush chain {name} {chain}")
         lines += [f"add rule {name} {chain} {rule}" for rule in rules]
     return "\n".join(lines) + "\n"
 
 
-def whole(table: str, bridges: str, elements: Iterable[Element]) -> str:
+def whole(table: str, prefix: str, elements: Iterable[Element]) -> str:
     """The same, and exactly these elements."""
     flush = [f"flush {'map' if key in _MAPS else 'set'} inet {table} {key}" for key in (*_SETS, *_MAPS)]
-    return base(table, bridges) + "\n".join(flush) + "\n" + change(table, (), elements)
+    return base(table, prefix) + "\n".join(flush) + "\n" + change(table, (), elements)
 
 
 def change(table: str, removed: Iterable[Element], added: Iterable[Element]) -> str:
@@ -150,22 +154,21 @@ def recreate(table: str, text: str) -> str:
     return f"add table inet {table}\ndelete table inet {table}\n{text}"
 
 
-def of_network(record: NetworkRecord, bridge: str, resolver_port: int) -> frozenset[Element]:
+def of_network(record: NetworkRecord, resolver_port: int) -> frozenset[Element]:
     """What a network contributes."""
-    own = f'"{bridge}"'
     elements = {
-        Element("same", f"{own} . {own}"),
-        Element("gateways", f"{own} . {record.gateway}"),
+        Element("same", f"{record.subnet} . {record.subnet}"),
+        Element("gateways", f"{record.subnet} . {record.gateway}"),
         Element("gateway_addresses", record.gateway),
-        Element("network_resolvers", own, f"{record.gateway} . {resolver_port}"),
-        Element("internal", own) if record.internal else Element("egress", record.subnet),
+        Element("network_resolvers", record.gateway, f"{record.gateway} . {resolver_port}"),
+        Element("internal" if record.internal else "egress", record.subnet),
     }
-    return frozenset(elements | ({Element("host_access", own)} if record.host_access else set()))
+    return frozenset(elements | ({Element("host_access", record.subnet)} if record.host_access else set()))
 
 
-def of_endpoint(bridge: str, mac: str, address: str) -> frozenset[Element]:
-    """What a port contributes: who may send on this bridge."""
-    return frozenset({Element("endpoints", f'"{bridge}" . {mac} . {address}')})
+def of_endpoint(interface: str, address: str) -> frozenset[Element]:
+    """What a port contributes: who may send from this interface."""
+    return frozenset({Element("endpoints", f'"{interface}" . {address}')})
 
 
 def of_resolver(address: str, gateway: str, port: int) -> frozenset[Element]:

@@ -18,16 +18,16 @@ from twinhull.sys.libnftables import Nft, NftError
 class Table:
     """One daemon's table."""
 
-    def __init__(self, name: str, bridges: str) -> None:
+    def __init__(self, name: str, prefix: str) -> None:
         self._name = name
-        self._bridges = bridges
+        self._prefix = prefix
         self._nft = Nft()
         self._owned: dict[str, frozenset[Element]] = {}
         self._count: Counter[Element] = Counter()
 
     def open(self) -> None:
         """Put chains right and keep the elements that a predecessor left: its workloads still run. `reset` decides about those."""
-        text = rules.base(self._name, self._bridges)
+        text = rules.base(self._name, self._prefix)
         try:
             self._nft.run(text)
         except NftError:
@@ -82,7 +82,7 @@ class Table:
             self._write_whole()
 
     def _write_whole(self) -> None:
-        text = rules.whole(self._name, self._bridges, sorted(self._count, key=_order))
+        text = rules.whole(self._name, self._prefix, sorted(self._count, key=_order))
         try:
             self._nft.run(text)
         except NftError:
