@@ -42,7 +42,7 @@ def from_message(message: str, program: str) -> CannotRunError | None:
     if "not found in $PATH" in message:
         return _error(program, "executable file not found in $PATH", 127)
     for what, code in (("permission denied", 126), ("no such file or directory", 127), ("exec format error", 126)):
-        if re.search(rf"\bexec(utable)?\b.*{what}", message, re.IGNORECASE | re.DOTALL):
+        if re.search(rf"\bexec(utable)?\b.*{what.removeprefix('exec ')}", message, re.IGNORECASE | re.DOTALL):
             return _error(program, what, code)
     return None
 
@@ -80,19 +80,11 @@ def _format_problem(root: int, path: str, program: str) -> CannotRunError | None
     if head.startswith(b"#!"):
         words = head[2:].split(b"\n", 1)[0].split()
         interpreter = os.fsdecode(words[0]) if words else ""
-        if not interpreter or not _exists(root, interpreter):
+        if not interpreter or not mounts.exists_inside(root, interpreter):
             return _error(program, "no such file or directory", 127)
     elif not head.startswith(b"\x7fELF") and not os.path.exists("/proc/sys/fs/binfmt_misc/status"):
         return _error(program, "exec format error", 126)
     return None
-
-
-def _exists(root: int, path: str) -> bool:
-    try:
-        os.close(mounts.open_inside(root, path, os.O_PATH))
-    except OSError:
-        return False
-    return True
 
 
 def _below(path: str, targets: Collection[str]) -> bool:

@@ -186,7 +186,7 @@ class Exec(Session):
         try:
             if not self._exit.done():
                 pid = await self._said.wait_pid(self._exit)
-                _end_session(pid)
+                await _end_session(pid)
                 await self._end()
         finally:
             for stream in (*self._streams.values(), *([self._stdin] if self._stdin else [])):
@@ -396,22 +396,26 @@ async def _received(peer: socket.socket) -> int:
     raise PermanentError("open the terminal: the runtime sent none")
 
 
-def _end_session(pid: int) -> None:
-    """KILL the exec's process and all others of its session (setsid is done for each exec)."""
+async def _end_session(pid: int) -> None:
+    """KILL the exec's process and all others of its session (the runtime makes one for each exec), and see them gone."""
     if not pid:
         return
-    with contextlib.suppress(ProcessLookupError):
-        session = os.getsid(pid)
-        if session == os.getsid(0):
-            os.kill(pid, signal.SIGKILL)
-            return
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and _session(int(entry)) == session:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(entry), signal.SIGKILL)
+    session = _session(pid)
+    if not session or session == os.getsid(0):
+        members = [pid]
+    else:
+        members = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _session(int(entry)) == session]
+    for member in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PID_PATIENCE):
+            for member in members:
+                await proc.wait_pid(member)
 
 
 def _session(pid: int) -> int:
+    """0 when the process is gone."""
     try:
         return os.getsid(pid)
     except OSError:

@@ -53,6 +53,7 @@ def prepare(launch: Launch, agent: Path | None) -> Stage:
         root = _root(launch, place)
         binds = [_bind(place, number, mount) for number, mount in enumerate(launch.mounts) if mount.source is not None]
         binds += [_file(launch, stage, number, file) for number, file in enumerate(launch.files)]
+    _targets(launch, root)
     if agent is not None:
         binds.append(Bind(AGENT, agent, read_only=True))
     return Stage(root, tuple(binds), _network(launch, stage))
@@ -162,6 +163,17 @@ def _skeleton(launch: Launch) -> None:
         path = _within(skeleton, target)
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+
+
+def _targets(launch: Launch, root: Path) -> None:
+    """Make the mount points that the skeleton doesn't show, because a link of the image leads elsewhere. These are the instance's own."""
+    wanted = [(mount.target, mount.source is None or mount.source.is_dir()) for mount in launch.mounts]
+    wanted += [(file.target, False) for file in launch.files]
+    owner = launch.id_base if oci.has_user_namespace(launch) else 0
+    with mounts.folder(root) as descriptor:
+        for target, is_folder in wanted:
+            if not mounts.exists_inside(descriptor, target):
+                mounts.make_inside(descriptor, target, is_folder=is_folder, owner=owner)
 
 
 def _within(skeleton: Path, target: str) -> str:

@@ -16,7 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from twinhull.sys import namespaces, trees
+
 _ROOT = Path("/sys/fs/cgroup")
+_SHADOW = _ROOT / "unified"
+"""On hybrid hosts a tmpfs in the daemon's view (namespaces.hide_unified_cgroup), in which crun leaves plain files."""
 _CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "freezer")
 _V2_CONTROLLERS = ("cpu", "cpuset", "memory", "io", "pids")
 PERIOD_US = 100_000
@@ -232,6 +236,8 @@ class Cgroup:
                     raise OSError(errno.EBUSY, f"cgroup still has processes: {self.pids()}", str(folder))
                 self.kill()
                 time.sleep(0.002)
+        if self._where.unified is None and namespaces.has_own_mounts():
+            trees.remove(_SHADOW / self.path)
 
     def _create_v2(self, root: Path) -> None:
         (root / self.path).mkdir(parents=True, exist_ok=True)
@@ -343,7 +349,7 @@ class Cgroup:
         """Write without creating. A limit's lifting is no error where the kernel lacks the file."""
         path = self._folder(controller) / name
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         except FileNotFoundError:
             if path.parent.exists() and value.split(" ", maxsplit=1)[0] in ("max", "-1", "0", "100", "1024", str(PERIOD_US)):
                 return

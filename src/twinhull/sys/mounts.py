@@ -42,6 +42,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _ATTR_RDONLY = 0x1
 _ATTR_IDMAP = 0x100000
 _CANONICAL = "redirect_dir=off,metacopy=off,index=off,"
+_MAX_LINKS = 40
 _OPTIONS_LIMIT = 4095
 """mount(2) takes one page of options."""
 
@@ -194,14 +195,75 @@ def read_inside(root: int, path: str, limit: int = 1 << 20) -> bytes | None:
         return file.read(limit) if _is_regular(descriptor) else None
 
 
+def exists_inside(root: int, path: str) -> bool:
+    """Whether `path`, links followed, is there."""
+    try:
+        os.close(open_inside(root, path, os.O_PATH))
+    except OSError:
+        return False
+    return True
+
+
+def make_inside(root: int, path: str, *, is_folder: bool, owner: int) -> None:
+    """Make `path` inside (a folder, or an empty file) and all folders on the way, owned by `owner`; what is there is left alone.
+
+    Links are followed inside the root, also ones whose target isn't there yet. Only for a root in which nothing runs.
+    Raises OSError (ELOOP after 40 links, ENOTDIR …).
+    """
+    parts, base, links = path.split("/")[::-1], "/", 0
+    while parts:
+        name = parts.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            base = os.path.dirname(base)
+            continue
+        target = _link_inside(root, base, name)
+        if target is None:
+            base = _step_inside(root, base, name, is_folder or bool(parts), owner)
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        base = "/" if target.startswith("/") else base
+        parts += target.split("/")[::-1]
+
+
+def _link_inside(root: int, base: str, name: str) -> str | None:
+    """Where the symbolic link `name` points to; None if it isn't one."""
+    with _opened(open_inside(root, base, os.O_PATH | os.O_DIRECTORY)) as parent:
+        try:
+            return os.readlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+
+
+def _step_inside(root: int, base: str, name: str, is_folder: bool, owner: int) -> str:
+    """Make one entry if it is missing; its path."""
+    with _opened(open_inside(root, base, os.O_PATH | os.O_DIRECTORY)) as parent, contextlib.suppress(FileExistsError):
+        if is_folder:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
+        os.chown(name, owner, owner, dir_fd=parent, follow_symlinks=False)
+    return os.path.join(base, name)
+
+
 @contextlib.contextmanager
-def folder(path: Path | str) -> Iterator[int]:
-    """An O_PATH descriptor of a folder, closed afterwards."""
-    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def folder(path: Path | str) -> Iterator[int]:
+    """An O_PATH descriptor of a folder, closed afterwards."""
+    with _opened(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as descriptor:
+        yield descriptor
 
 
 def _is_regular(descriptor: int) -> bool:

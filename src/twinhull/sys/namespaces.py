@@ -31,6 +31,7 @@ _CLONE_VFORK = 0x00004000
 _WCLONE = 0x80000000 - 2**32
 """As a signed int, which is what waitpid takes."""
 _MS_REC, _MS_SLAVE = 16384, 1 << 19
+_MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 _MNT_DETACH = 2
 _UNIFIED = b"/sys/fs/cgroup/unified"
 _STACK = 65536
@@ -82,8 +83,15 @@ def has_own_mounts() -> bool:
 
 
 def hide_unified_cgroup() -> None:
-    """Unmount a hybrid host's /sys/fs/cgroup/unified in the present mount namespace; nothing elsewhere."""
-    if os.path.ismount(_UNIFIED) and libc().umount2(_UNIFIED, _MNT_DETACH) != 0:
+    """Put a tmpfs in the place of a hybrid host's /sys/fs/cgroup/unified in the present mount namespace; nothing elsewhere.
+
+    A tmpfs, because crun takes every folder of /sys/fs/cgroup for a controller and would leave its folders on the host's own.
+    """
+    if not os.path.ismount(_UNIFIED):
+        return
+    if libc().umount2(_UNIFIED, _MNT_DETACH) != 0:
+        raise os_error(os.fsdecode(_UNIFIED))
+    if libc().mount(b"twinhull", _UNIFIED, b"tmpfs", ctypes.c_ulong(_MS_NOSUID_NODEV_NOEXEC), b"mode=755") != 0:
         raise os_error(os.fsdecode(_UNIFIED))
 
 
