@@ -174,17 +174,22 @@ class Daemon:
 
     def close(self) -> None:
         """End everything, fail if anything is left, and remove it in any case."""
-        try:
-            if self.process is not None and self.process.poll() is None:
+        with contextlib.ExitStack() as last:
+            last.callback(remove_home, self.home)
+            last.callback(self.net.close)
+            last.callback(sweep, self.home)
+            last.callback(self._end)
+            if self._runs():
                 self.clear()
                 self.stop(everything=True)
             leaks.assert_clean(self.home, timeout=20)
-        finally:
-            if self.process is not None and self.process.poll() is None:
-                self.kill()
-            sweep(self.home)
-            self.net.close()
-        remove_home(self.home)
+
+    def _end(self) -> None:
+        if self._runs():
+            self.kill()
+
+    def _runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def log_tail(self) -> str:
         """The last 4,000 characters it said."""

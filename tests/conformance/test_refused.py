@@ -18,7 +18,7 @@ FEATURES = {
 
 def table() -> dict[str, dict[str, str]]:
     """feature → runtime → "yes" or the reason, from the table "What a runtime can't do"."""
-    text = SPECIFICATION.read_text().split("## What a runtime can't do")[1]
+    text = SPECIFICATION.read_text().split("## What a runtime can't do")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     head, body = rows[0], rows[2:]
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in body}
