@@ -9,19 +9,16 @@ asynchronous iterators: the request is made at the first item, and `aclose` (or 
 
 from __future__ import annotations
 
-import json
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
-
-from twinhull.client import calls, target, thin
+from twinhull.client import calls, http, target, thin
+from twinhull.client.asynchttp import AsyncResponse, Body, exchange
 from twinhull.client.asyncsession import AsyncSession, connect
 from twinhull.client.calls import Call, Decoder, Filters, Names
-from twinhull.client.problems import UnreachableError, error_of
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -42,7 +39,6 @@ from twinhull.instance.base import Process, Stats
 from twinhull.spec.instance import InstanceSpec, Resources
 
 T = TypeVar("T")
-Upload = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
 
 class AsyncClient:
@@ -51,12 +47,6 @@ class AsyncClient:
     def __init__(self, host: str = "", *, token: str = "", ca: str = "") -> None:
         self._target = target.choose(host, token, ca)
         self._ssl = None if self._target.socket else ssl.create_default_context(cafile=self._target.ca or None)
-        transport = httpx.AsyncHTTPTransport(uds=self._target.socket or None, verify=self._ssl or True)
-        scheme = "http" if self._target.socket else "https"
-        headers = {"Authorization": f"Bearer {self._target.token}"} if self._target.token else {}
-        self._http = httpx.AsyncClient(
-            transport=transport, base_url=f"{scheme}://{self._target.authority}", headers=headers, timeout=httpx.Timeout(None, connect=10.0)
-        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,43 +55,34 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the kept connections."""
-        await self._http.aclose()
+        """Nothing is kept open between calls; here so that nobody needs to know."""
 
-    async def _call(self, call: Call[T], data: Upload | None = None) -> T:
+    async def _call(self, call: Call[T], data: Body | None = None) -> T:
         async with self._request(call, data) as response:
-            return call.decode(await response.aread())
+            return call.decode(await response.read())
 
-    async def _stream(self, call: Call[None], decode: Decoder[T]) -> AsyncIterator[T]:
-        async with self._request(call) as response:
-            name = "message"
-            async for line in response.aiter_lines():
-                field, _, value = line.partition(": ")
-                if field == "event":
-                    name = value
-                elif field == "data" and name == "error":
-                    raise error_of(json.loads(value))
-                elif field == "data" and name == "message":
-                    yield decode(json.loads(value))
+    async def _stream(self, call: Call[None], decode: Decoder[T]) -> AsyncGenerator[T, None]:
+        async with self._request(call) as response, aclosing(response.chunks()) as chunks:
+            reader = thin.EventReader()
+            async for chunk in chunks:
+                for name, value in reader.feed(chunk):
+                    if name == "message":
+                        yield decode(value)
 
-    async def _download(self, call: Call[None]) -> AsyncIterator[bytes]:
-        async with self._request(call) as response:
-            async for chunk in response.aiter_raw():
+    async def _download(self, call: Call[None]) -> AsyncGenerator[bytes, None]:
+        async with self._request(call) as response, aclosing(response.chunks()) as chunks:
+            async for chunk in chunks:
                 yield chunk
 
     @asynccontextmanager
-    async def _request(self, call: Call[Any], data: Upload | None = None) -> AsyncIterator[httpx.Response]:
+    async def _request(self, call: Call[Any], data: Body | None = None) -> AsyncGenerator[AsyncResponse, None]:
         """An answer below 400, its body unread. Raises TwinhullError."""
-        path = thin.with_query(call.path, call.query)
-        headers = {"Content-Type": "application/json" if data is None else "application/x-tar"}
-        content = data if data is not None else json.dumps(calls.plain(call.body)) if call.body is not None else None
-        try:
-            async with self._http.stream(call.method, path, content=content, headers=headers if content is not None else {}) as response:
-                if response.status_code >= 400:
-                    raise await _problem(response)
-                yield response
-        except httpx.TransportError as error:
-            raise UnreachableError(f"the daemon at {self._target.name}: {error or type(error).__name__}", "is it running?") from error
+        headers, content = _content(call, data)
+        request = (call.method, thin.with_query(call.path, call.query))
+        async with exchange(self._target, self._ssl, request, headers, content) as response:
+            if response.status >= 400:
+                raise thin.problem(await response.read(), response.status)
+            yield response
 
     # sessions
 
@@ -146,7 +127,9 @@ class AsyncClient:
         """End the daemon; with `all` its workloads too."""
         await self._call(calls.stop_daemon(all))
 
-    def events(self, *, since: float = 0, until: float = 0, follow: bool = True, filters: Filters | None = None) -> AsyncIterator[Event]:
+    def events(
+        self, *, since: float = 0, until: float = 0, follow: bool = True, filters: Filters | None = None
+    ) -> AsyncGenerator[Event, None]:
         """What happens, as it happens."""
         return self._stream(calls.events(since, until, follow, filters), calls.event)
 
@@ -210,7 +193,7 @@ class AsyncClient:
 
     def logs(
         self, ref: str, *, follow: bool = False, since: float = 0, until: float = 0, tail: int | None = None
-    ) -> AsyncIterator[LogLine]:
+    ) -> AsyncGenerator[LogLine, None]:
         """The log, line by line."""
         return self._stream(
             calls.Call("GET", calls.instance(ref, "logs"), None, {"follow": follow, "since": since, "until": until, "tail": tail}),
@@ -221,7 +204,7 @@ class AsyncClient:
         """Present use."""
         return await self._call(calls.stats(ref))
 
-    def stats_stream(self, ref: str) -> AsyncIterator[Stats]:
+    def stats_stream(self, ref: str) -> AsyncGenerator[Stats, None]:
         """The same every second."""
         return self._stream(calls.Call("GET", calls.instance(ref, "stats"), None, {"stream": True}), calls.stats_of)
 
@@ -233,11 +216,11 @@ class AsyncClient:
         """One path inside."""
         return await self._call(calls.path_stat(ref, path))
 
-    def archive_out(self, ref: str, path: str) -> AsyncIterator[bytes]:
+    def archive_out(self, ref: str, path: str) -> AsyncGenerator[bytes, None]:
         """A path inside as a tar stream."""
         return self._download(calls.Call("GET", calls.instance(ref, "archive"), None, {"path": path}))
 
-    async def archive_in(self, ref: str, path: str, data: Upload) -> None:
+    async def archive_in(self, ref: str, path: str, data: Body) -> None:
         """Unpack a tar stream into an existing folder inside."""
         await self._call(calls.Call("PUT", calls.instance(ref, "archive"), None, {"path": path}), data)
 
@@ -245,7 +228,7 @@ class AsyncClient:
         """Paths changed since the image."""
         return await self._call(calls.diff(ref))
 
-    def export(self, ref: str) -> AsyncIterator[bytes]:
+    def export(self, ref: str) -> AsyncGenerator[bytes, None]:
         """Its whole root as a tar stream."""
         return self._download(calls.Call("GET", calls.instance(ref, "export")))
 
@@ -267,31 +250,31 @@ class AsyncClient:
         """How it came to be."""
         return await self._call(calls.image_history(ref))
 
-    def image_build(self, spec: BuildSpec) -> AsyncIterator[str]:
+    def image_build(self, spec: BuildSpec) -> AsyncGenerator[str, None]:
         """Progress lines; the last is "id: <hex>". Raises when the build fails."""
         return self._stream(calls.image_build(spec), calls.progress)
 
-    def image_bootstrap(self, spec: BootstrapSpec) -> AsyncIterator[str]:
+    def image_bootstrap(self, spec: BootstrapSpec) -> AsyncGenerator[str, None]:
         """The same for a base image from a distribution's archive."""
         return self._stream(calls.image_bootstrap(spec), calls.progress)
 
-    def image_pull(self, ref: str, *, tls_verify: bool = True) -> AsyncIterator[str]:
+    def image_pull(self, ref: str, *, tls_verify: bool = True) -> AsyncGenerator[str, None]:
         """Fetch from a registry."""
         return self._stream(calls.image_pull(ref, tls_verify), calls.progress)
 
-    def image_push(self, ref: str, destination: str = "", *, tls_verify: bool = True) -> AsyncIterator[str]:
+    def image_push(self, ref: str, destination: str = "", *, tls_verify: bool = True) -> AsyncGenerator[str, None]:
         """Send to a registry."""
         return self._stream(calls.image_push(ref, destination, tls_verify), calls.progress)
 
-    async def image_load(self, data: Upload) -> Names:
+    async def image_load(self, data: Body) -> Names:
         """Take in a docker or OCI archive; the names loaded."""
         return await self._call(calls.image_load(), data)
 
-    def image_save(self, refs: Names, format: str = "docker-archive") -> AsyncIterator[bytes]:
+    def image_save(self, refs: Names, format: str = "docker-archive") -> AsyncGenerator[bytes, None]:
         """Images as an archive."""
         return self._download(calls.Call("GET", "/v1/images/save", None, {"ref": refs, "format": format}))
 
-    async def image_import(self, data: Upload, tag: str, changes: Names = ()) -> ImageView:
+    async def image_import(self, data: Body, tag: str, changes: Names = ()) -> ImageView:
         """A root file system's tar as an image of one layer."""
         return await self._call(calls.image_import(tag, changes), data)
 
@@ -350,9 +333,10 @@ class AsyncClient:
         return await self._call(calls.volume_prune(all))
 
 
-async def _problem(response: httpx.Response) -> Exception:
-    try:
-        fields = json.loads(await response.aread())
-    except ValueError:
-        fields = None
-    return error_of(fields, response.status_code, response.headers)
+def _content(call: Call[Any], data: Body | None) -> tuple[list[str], Body | None]:
+    """Headers and content of a request."""
+    if data is None:
+        return http.body_of(calls.plain(call.body))
+    if isinstance(data, bytes):
+        return http.body_of(data)
+    return [http.TAR, http.CHUNKED], data

@@ -21,13 +21,14 @@ from twinhull.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_MAX_HEAD = 64 * 1024
-_MAX_BODY = 64 * 1024 * 1024
+MAX_HEAD = 64 * 1024
+MAX_BODY = 64 * 1024 * 1024
 _READ = 64 * 1024
-_CONNECT_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 10.0
 """Seconds to connect and to shake hands; what the daemon then takes has no limit."""
+TAR, CHUNKED = "Content-Type: application/x-tar", "Transfer-Encoding: chunked"
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_START = "start it with: twinhull daemon --detach"
+START = "start it with: twinhull daemon --detach"
 
 
 class Connection:
@@ -45,7 +46,7 @@ class Connection:
 
     def exchange(self, method: str, path: str, body: object) -> Response:
         """Send one request and read the head of its answer."""
-        headers, chunks = _body(body)
+        headers, chunks = body_of(body)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before all was sent: the answer says why
             self._send_request(method, path, [*headers, "Connection: close"], chunks)
         return self._head()
@@ -82,7 +83,7 @@ class Connection:
         while (end := self._buffer.find(mark, self._position)) < 0:
             data = self._recv(_READ)
             if not data:
-                raise UnreachableError(f"the daemon at {self.target.name} hung up", _START)
+                raise UnreachableError(f"the daemon at {self.target.name} hung up", START)
             self._buffer = self._buffer[self._position :] + data
             self._position = 0
             if len(self._buffer) > limit + _READ:
@@ -98,9 +99,7 @@ class Connection:
             return b""
 
     def _send_request(self, method: str, path: str, headers: list[str], chunks: bytes | Iterable[bytes] | None) -> None:
-        token = [f"Authorization: Bearer {self.target.token}"] if self.target.token else []
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.target.authority}", *token, *headers]
-        head = "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"
+        head = request_head(self.target, method, path, headers)
         if chunks is None or isinstance(chunks, bytes):
             self.socket.sendall(head + (chunks or b""))
             return
@@ -113,8 +112,8 @@ class Connection:
     def _head(self) -> Response:
         """The head of the answer, informational ones skipped."""
         while True:
-            raw = self.until(b"\r\n\r\n", _MAX_HEAD)
-            status, headers = _parse_head(raw, self.target.name)
+            raw = self.until(b"\r\n\r\n", MAX_HEAD)
+            status, headers = parse_head(raw, self.target.name)
             if status == 101 or status >= 200:
                 return Response(self, status, headers)
 
@@ -136,8 +135,8 @@ class Response:
             for chunk in self.chunks():
                 parts.append(chunk)
                 size += len(chunk)
-                if size > _MAX_BODY:
-                    raise UnreachableError(f"the daemon sent more than {_MAX_BODY} bytes")
+                if size > MAX_BODY:
+                    raise UnreachableError(f"the daemon sent more than {MAX_BODY} bytes")
         return b"".join(parts)
 
     def chunks(self) -> Iterator[bytes]:
@@ -146,7 +145,7 @@ class Response:
             return iter(())
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             return self._chunked()
-        return self._sized(int(self.headers.get("content-length", "0")))
+        return self._sized(parse_size(self.headers.get("content-length", "0"), 10))
 
     def fileno(self) -> int:
         """The socket, for select and poll."""
@@ -171,7 +170,7 @@ class Response:
             left -= len(chunk)
 
     def _chunked(self) -> Iterator[bytes]:
-        while (size := _chunk_size(self._connection.until(b"\r\n", 128))) > 0:
+        while (size := parse_size(self._connection.until(b"\r\n", 128).decode("latin-1"), 16)) > 0:
             yield from self._sized(size)
             self._connection.until(b"\r\n", 2)
 
@@ -189,13 +188,27 @@ def socket_path(path: str) -> Iterator[str]:
         os.close(folder)
 
 
-def _connect(target: Target) -> socket.socket:
+def request_head(target: Target, method: str, path: str, headers: list[str]) -> bytes:
+    """A request up to its body. `path` must be encoded."""
+    token = [f"Authorization: Bearer {target.token}"] if target.token else []
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {target.authority}", *token, *headers]
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n"
+
+
+@contextlib.contextmanager
+def told_plainly(target: Target) -> Iterator[None]:
+    """The system's errors while connecting as ours."""
     try:
-        return _connect_unix(target.socket) if target.socket else _connect_tls(target)
+        yield
     except PermissionError as error:
         raise UserError(f"{target.name}: permission denied", "become a member of the group twinhull, or root") from error
     except OSError as error:
-        raise UnreachableError(f"no daemon answers at {target.name}: {error.strerror or error}", _START) from error
+        raise UnreachableError(f"no daemon answers at {target.name}: {error.strerror or error or 'no answer in time'}", START) from error
+
+
+def _connect(target: Target) -> socket.socket:
+    with told_plainly(target):
+        return _connect_unix(target.socket) if target.socket else _connect_tls(target)
 
 
 def _connect_unix(path: str) -> socket.socket:
@@ -214,7 +227,7 @@ def _connect_tls(target: Target) -> socket.socket:
 
     context = ssl.create_default_context(cafile=target.ca or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    raw = socket.create_connection((target.host, target.port), timeout=_CONNECT_TIMEOUT)
+    raw = socket.create_connection((target.host, target.port), timeout=CONNECT_TIMEOUT)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         wrapped = context.wrap_socket(raw, server_hostname=target.host)
@@ -225,20 +238,21 @@ def _connect_tls(target: Target) -> socket.socket:
     return wrapped
 
 
-def _body(body: object) -> tuple[list[str], bytes | Iterable[bytes] | None]:
+def body_of(body: object) -> tuple[list[str], bytes | Iterable[bytes] | None]:
     """Headers and content: bytes as they are, an iterator as chunks, anything else as JSON."""
     if body is None:
         return ["Content-Length: 0"], None
     if isinstance(body, bytes):
-        return ["Content-Type: application/x-tar", f"Content-Length: {len(body)}"], body
+        return [TAR, f"Content-Length: {len(body)}"], body
     if hasattr(body, "__next__"):
         stream: Any = body
-        return ["Content-Type: application/x-tar", "Transfer-Encoding: chunked"], stream
+        return [TAR, CHUNKED], stream
     data = json.dumps(body).encode()
     return ["Content-Type: application/json", f"Content-Length: {len(data)}"], data
 
 
-def _parse_head(raw: bytes, name: str) -> tuple[int, dict[str, str]]:
+def parse_head(raw: bytes, name: str) -> tuple[int, dict[str, str]]:
+    """Status and headers, names in lower case. Raises UnreachableError."""
     first, *lines = raw.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
@@ -250,8 +264,13 @@ def _parse_head(raw: bytes, name: str) -> tuple[int, dict[str, str]]:
     return int(rest[:3]), headers
 
 
-def _chunk_size(line: bytes) -> int:
+def parse_size(text: str, base: int) -> int:
+    """Of a body, or of a chunk (whose extensions are ignored)."""
+    digits = text.partition(";")[0].strip()
     try:
-        return int(line.partition(b";")[0], 16)
+        size = int(digits, base)
     except ValueError:
-        raise UnreachableError("the daemon sent a broken stream") from None
+        size = -1
+    if size < 0:
+        raise UnreachableError(f"the daemon sent an answer of {digits[:20]!r} bytes")
+    return size

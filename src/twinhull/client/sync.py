@@ -10,7 +10,7 @@ a client may be used from any number of threads. Streams are iterators: closing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -61,11 +61,11 @@ class Client:
         with thin.request(call.method, call.path, call.query, body, target=self._target) as response:
             return call.decode(response.read())
 
-    def _stream(self, call: Call[None], decode: Decoder[T]) -> Iterator[T]:
+    def _stream(self, call: Call[None], decode: Decoder[T]) -> Generator[T, None, None]:
         events = thin.sse(call.method, call.path, call.query, calls.plain(call.body), target=self._target)
         return _decoded(events, decode)
 
-    def _download(self, call: Call[None]) -> Iterator[bytes]:
+    def _download(self, call: Call[None]) -> Generator[bytes, None, None]:
         return _chunks(thin.request(call.method, call.path, call.query, target=self._target))
 
     # sessions
@@ -108,7 +108,9 @@ class Client:
         """End the daemon; with `all` its workloads too."""
         self._call(calls.stop_daemon(all))
 
-    def events(self, *, since: float = 0, until: float = 0, follow: bool = True, filters: Filters | None = None) -> Iterator[Event]:
+    def events(
+        self, *, since: float = 0, until: float = 0, follow: bool = True, filters: Filters | None = None
+    ) -> Generator[Event, None, None]:
         """What happens, as it happens."""
         return self._stream(calls.events(since, until, follow, filters), calls.event)
 
@@ -170,7 +172,9 @@ class Client:
         """Run a program inside and don't wait for it."""
         self._call(calls.exec_detached(ref, process))
 
-    def logs(self, ref: str, *, follow: bool = False, since: float = 0, until: float = 0, tail: int | None = None) -> Iterator[LogLine]:
+    def logs(
+        self, ref: str, *, follow: bool = False, since: float = 0, until: float = 0, tail: int | None = None
+    ) -> Generator[LogLine, None, None]:
         """The log, line by line."""
         return self._stream(
             calls.Call("GET", calls.instance(ref, "logs"), None, {"follow": follow, "since": since, "until": until, "tail": tail}),
@@ -181,7 +185,7 @@ class Client:
         """Present use."""
         return self._call(calls.stats(ref))
 
-    def stats_stream(self, ref: str) -> Iterator[Stats]:
+    def stats_stream(self, ref: str) -> Generator[Stats, None, None]:
         """The same every second."""
         return self._stream(calls.Call("GET", calls.instance(ref, "stats"), None, {"stream": True}), calls.stats_of)
 
@@ -193,7 +197,7 @@ class Client:
         """One path inside."""
         return self._call(calls.path_stat(ref, path))
 
-    def archive_out(self, ref: str, path: str) -> Iterator[bytes]:
+    def archive_out(self, ref: str, path: str) -> Generator[bytes, None, None]:
         """A path inside as a tar stream."""
         return self._download(calls.Call("GET", calls.instance(ref, "archive"), None, {"path": path}))
 
@@ -205,7 +209,7 @@ class Client:
         """Paths changed since the image."""
         return self._call(calls.diff(ref))
 
-    def export(self, ref: str) -> Iterator[bytes]:
+    def export(self, ref: str) -> Generator[bytes, None, None]:
         """Its whole root as a tar stream."""
         return self._download(calls.Call("GET", calls.instance(ref, "export")))
 
@@ -227,19 +231,19 @@ class Client:
         """How it came to be."""
         return self._call(calls.image_history(ref))
 
-    def image_build(self, spec: BuildSpec) -> Iterator[str]:
+    def image_build(self, spec: BuildSpec) -> Generator[str, None, None]:
         """Progress lines; the last is "id: <hex>". Raises when the build fails."""
         return self._stream(calls.image_build(spec), calls.progress)
 
-    def image_bootstrap(self, spec: BootstrapSpec) -> Iterator[str]:
+    def image_bootstrap(self, spec: BootstrapSpec) -> Generator[str, None, None]:
         """The same for a base image from a distribution's archive."""
         return self._stream(calls.image_bootstrap(spec), calls.progress)
 
-    def image_pull(self, ref: str, *, tls_verify: bool = True) -> Iterator[str]:
+    def image_pull(self, ref: str, *, tls_verify: bool = True) -> Generator[str, None, None]:
         """Fetch from a registry."""
         return self._stream(calls.image_pull(ref, tls_verify), calls.progress)
 
-    def image_push(self, ref: str, destination: str = "", *, tls_verify: bool = True) -> Iterator[str]:
+    def image_push(self, ref: str, destination: str = "", *, tls_verify: bool = True) -> Generator[str, None, None]:
         """Send to a registry."""
         return self._stream(calls.image_push(ref, destination, tls_verify), calls.progress)
 
@@ -247,7 +251,7 @@ class Client:
         """Take in a docker or OCI archive; the names loaded."""
         return self._call(calls.image_load(), data)
 
-    def image_save(self, refs: Names, format: str = "docker-archive") -> Iterator[bytes]:
+    def image_save(self, refs: Names, format: str = "docker-archive") -> Generator[bytes, None, None]:
         """Images as an archive."""
         return self._download(calls.Call("GET", "/v1/images/save", None, {"ref": refs, "format": format}))
 
@@ -310,13 +314,13 @@ class Client:
         return self._call(calls.volume_prune(all))
 
 
-def _decoded(events: Iterator[tuple[str, Any]], decode: Decoder[T]) -> Iterator[T]:
-    with closing(events):  # type: ignore[type-var]
+def _decoded(events: Generator[tuple[str, Any], None, None], decode: Decoder[T]) -> Generator[T, None, None]:
+    with closing(events):
         for name, value in events:
             if name == "message":
                 yield decode(value)
 
 
-def _chunks(response: thin.Response) -> Iterator[bytes]:
+def _chunks(response: thin.Response) -> Generator[bytes, None, None]:
     with response:
         yield from response.chunks()

@@ -16,7 +16,7 @@ from twinhull.client.http import Connection, Response
 from twinhull.client.problems import UnreachableError, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     Query = Mapping[str, Any]
 
@@ -26,9 +26,11 @@ __all__ = [
     "STDERR",
     "STDOUT",
     "Duplex",
+    "EventReader",
     "Response",
     "UnreachableError",
     "call",
+    "problem",
     "quote",
     "request",
     "sse",
@@ -44,7 +46,7 @@ def call(method: str, path: str, query: Query | None = None, body: object = None
     """One request and its decoded JSON answer (None for 204). `path` begins with /v1/. Raises TwinhullError; waits without a limit."""
     with request(method, path, query, body, target=target) as response:
         data = response.read()
-    return json.loads(data) if data else None
+    return _decoded(data) if data else None
 
 
 def request(method: str, path: str, query: Query | None = None, body: object = None, *, target: targets.Target | None = None) -> Response:
@@ -62,7 +64,7 @@ def request(method: str, path: str, query: Query | None = None, body: object = N
 
 def sse(
     method: str, path: str, query: Query | None = None, body: object = None, *, target: targets.Target | None = None
-) -> Iterator[tuple[str, Any]]:
+) -> Generator[tuple[str, Any], None, None]:
     """Server-sent events as (event name, decoded data); "message" is the default name. `event: error` is raised.
 
     The request is made at once, so that its errors come from here; closing the iterator hangs up.
@@ -108,42 +110,65 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def problem(body: bytes, status: int) -> Exception:
+    """The error that an answer's body names."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        fields = None
+    return error_of(fields, status)
+
+
 def _problem(response: Response) -> Exception:
     with response:
-        try:
-            fields = json.loads(response.read())
-        except ValueError:
-            fields = None
-    return error_of(fields, response.status, response.headers)
+        return problem(response.read(), response.status)
 
 
-def _events(response: Response) -> Iterator[tuple[str, Any]]:
+def _events(response: Response) -> Generator[tuple[str, Any], None, None]:
+    reader = EventReader()
     with response:
-        name, data = "message", b""
-        for line in _lines(response):
-            field, _, value = line.partition(b":")
-            value = value.removeprefix(b" ")
-            if not line and data:
-                yield _event(name, data)
-                name, data = "message", b""
-            elif field == b"event":
-                name = value.decode()
-            elif field == b"data":
-                data = data + b"\n" + value if data else value
+        for chunk in response.chunks():
+            yield from reader.feed(chunk)
+
+
+class EventReader:
+    """Server-sent events from the bytes of a body, in whatever pieces they come. Raises what `event: error` names."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._name = "message"
+        self._data = b""
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, Any]]:
+        """The events that are complete now."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) + len(self._data) > _MAX_EVENT:
+            raise UnreachableError(f"the daemon sent an event of more than {_MAX_EVENT} bytes")
+        for line in lines:
+            yield from self._line(line.removesuffix(b"\r"))
+
+    def _line(self, line: bytes) -> Iterator[tuple[str, Any]]:
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"event":
+            self._name = value.decode()
+        elif field == b"data":
+            self._data = self._data + b"\n" + value if self._data else value
+        elif not line and self._data:
+            name, data = self._name, self._data
+            self._name, self._data = "message", b""
+            yield _event(name, data)
 
 
 def _event(name: str, data: bytes) -> tuple[str, Any]:
-    value = json.loads(data)
+    value = _decoded(data)
     if name == "error":
         raise error_of(value, value.get("status", 500) if isinstance(value, dict) else 500)
     return name, value
 
 
-def _lines(response: Response) -> Iterator[bytes]:
-    """Lines without their ends, each of a bounded length."""
-    rest = b""
-    for chunk in response.chunks():
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.removesuffix(b"\r") for line in lines)
-        if len(rest) > _MAX_EVENT:
-            raise UnreachableError(f"the daemon sent a line of more than {_MAX_EVENT} bytes")
+def _decoded(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UnreachableError(f"the daemon's answer can't be read: {error}") from error
