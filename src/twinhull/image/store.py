@@ -174,8 +174,6 @@ class ImageStore:
         config = instructions.apply({}, changes)
         with self._scratch() as work:
             path = await self._received(stream, work, "import")
-            contents = await asyncio.to_thread(archive.check, path, "import")
-            self._check_space(contents.size)
             layer = await asyncio.to_thread(_blob, path)
             note = {"created_by": "twinhull image import", "comment": message}
             base = layout.empty_config(archive.architecture())
@@ -192,8 +190,6 @@ class ImageStore:
         config = instructions.apply(before.get("config") or {}, changes)
         with self._scratch() as work:
             path = await self._received(layer_tar, work, "commit")
-            contents = await asyncio.to_thread(archive.check, path, "commit")
-            self._check_space(contents.size)
             layer = await asyncio.to_thread(_blob, path)
             note = {"created_by": "twinhull commit", "comment": message}
             whole = layout.appended(before, layer, config, created=time.time(), note=note)
@@ -316,7 +312,7 @@ class ImageStore:
             case "reference":
                 return any(_glob(name, value) for name in view.names)
             case "dangling":
-                return (not view.names) == (value.lower() in ("true", "1"))
+                return (not view.names and not view.digests) == (value.lower() in ("true", "1"))
             case "label":
                 name, equals, wanted = value.partition("=")
                 labels = view.config.get("Labels") or {}
@@ -341,8 +337,8 @@ class ImageStore:
         if await scratch.spool(stream, path) == 0:
             raise UserError(f"{what}: the archive is empty")
         plain = await asyncio.to_thread(archive.plain, path, what)
-        if what == "load":
-            await asyncio.to_thread(archive.check, plain, what)
+        contents = await asyncio.to_thread(archive.check, plain, what)
+        self._check_space(contents.size)
         return plain
 
     def _check_space(self, size: int) -> None:
