@@ -166,11 +166,10 @@ def _place(command: Command, words: list[str]) -> dict[str, list[str]]:
     places: dict[str, list[str]] = {}
     rest = words
     for index, argument in enumerate(command.arguments):
-        spare = len(rest) - sum(later.least for later in command.arguments[index + 1 :])
-        take = spare if argument.most == 0 else min(spare, argument.most)
-        if take < argument.least:
+        if len(rest) < argument.least:
             raise usage(command, f"{_title(command)} needs {_upper(argument)}")
-        take = max(take, 0)
+        spare = len(rest) - sum(later.least for later in command.arguments[index + 1 :])
+        take = max(spare if argument.most == 0 else min(spare, argument.most), argument.least)
         places[argument.name], rest = rest[:take], rest[take:]
     if rest:
         raise usage(command, f"{_title(command)} takes no further argument: {rest[0]!r}")

@@ -4,7 +4,8 @@
     {{json .}} {{lower .X}} {{upper .X}} {{len .X}} {{join .X ","}} {{println .X}} {{.Label "k"}} {{.X | json}}
     {{range .X}}…{{end}}  {{if .X}}…{{else}}…{{end}}  {{- trims before, and after -}}      \\t and \\n
 
-A field that isn't there is an error that names the nearest one. `compile` raises TemplateError for a wrong template before anything is printed.
+A field that isn't there is an error that names the nearest one. `compile` raises TemplateError for a wrong template, before anything is
+printed.
 """
 
 from __future__ import annotations

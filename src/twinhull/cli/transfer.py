@@ -1,11 +1,11 @@
-"""Byte streams between files and the daemon, with back-pressure from both ends."""
+"""Byte streams between files and the daemon, with back-pressure from both ends; and where a copied tree goes."""
 
 from __future__ import annotations
 
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twinhull.errors import UserError
 
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _CHUNK = 256 * 1024
+
+
+class Target(NamedTuple):
+    """Where a tree goes: into the existing `folder` under `name`; name "" puts its content right into the folder.
+
+    `strip`: leading components of the archive's names that are the tree's own name there (1, or 0 for a tree without one).
+    """
+
+    folder: str
+    name: str
+    strip: int = 1
 
 
 def chunks_of(file: BinaryIO) -> Iterator[bytes]:

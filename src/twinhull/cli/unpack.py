@@ -15,7 +15,7 @@ import os
 import stat
 import tarfile
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING
 
 from twinhull.cli.style import printable
 from twinhull.errors import UserError
@@ -23,22 +23,11 @@ from twinhull.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twinhull.cli.transfer import ChunkReader
+    from twinhull.cli.transfer import ChunkReader, Target
 
 _CHUNK = 1024 * 1024
 _STEP = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MODE_MASK = 0o777
-
-
-class Target(NamedTuple):
-    """Where a tree goes: into the existing `folder` under `name`; name "" puts its content right into the folder.
-
-    `strip`: leading components of the archive's names that are the tree's own name there (1, or 0 for a tree without one).
-    """
-
-    folder: str
-    name: str
-    strip: int = 1
 
 
 class ArchiveError(UserError):

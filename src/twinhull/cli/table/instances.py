@@ -234,7 +234,7 @@ COMMANDS = (
         "container prune",
         "remove all instances that don't run",
         "life:prune",
-        (FORCE._replace(help="don't ask"), FILTER),
+        (FORCE._replace(help="don't ask"), FILTER._replace(short="")),
         (),
         (("twinhull container prune -f", ""),),
         aliases=("instance prune",),

@@ -81,7 +81,8 @@ def bash() -> str:
     branches = "\n".join(_bash_branch(words, command) for words, command in _spellings())
     firsts = " ".join(_first_words())
     seconds = "\n".join(f"        {first}) words='{' '.join(_second_words(first))}' ;;" for first in _first_words() if _second_words(first))
-    return _BASH.format(branches=branches, firsts=firsts, seconds=seconds)
+    two = "|".join(f"'{words}'" for words, _ in _spellings() if " " in words)
+    return _BASH.format(branches=branches, firsts=firsts, seconds=seconds, two=two)
 
 
 def _bash_branch(words: str, command: Command) -> str:
@@ -109,7 +110,9 @@ _twinhull() {{
 {seconds}
         esac
     fi
-    case " $(_twinhull_two) " in *" $first $second "*) command="$first $second" ;; esac
+    case "$first $second" in
+        {two}) command="$first $second" ;;
+    esac
     case "$command" in
 {branches}
     esac
@@ -124,7 +127,6 @@ _twinhull() {{
     COMPREPLY+=( $(compgen -W "$words" -- "$current") )
     case "$kind" in images) type __ltrim_colon_completions >/dev/null 2>&1 && __ltrim_colon_completions "$current" ;; esac
 }}
-_twinhull_two() {{ :; }}
 complete -F _twinhull twinhull
 """
 

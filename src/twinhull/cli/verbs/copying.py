@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from twinhull.cli import remote
 from twinhull.cli.parse import usage
 from twinhull.cli.progress import working
-from twinhull.cli.transfer import ChunkReader, archive_output, chunks_of, write_stream
-from twinhull.cli.unpack import Target, unpack
+from twinhull.cli.transfer import ChunkReader, Target, archive_output, chunks_of, write_stream
 from twinhull.client import thin
 from twinhull.errors import NotFoundError, UserError
 
@@ -90,6 +89,8 @@ def _out(args: Arguments, source: Place, target: Place) -> int:
     where = choose(facts, _host_facts(target.path), parent_exists=os.path.isdir(os.path.dirname(target.path.rstrip("/")) or "."))
     if facts.kind == "folder" and where.name and not os.path.isdir(os.path.join(where.folder, where.name)):
         os.mkdir(os.path.join(where.folder, where.name))
+    from twinhull.cli.unpack import unpack  # loads tarfile
+
     with _archive(source.ref, _clean(facts.path)) as response:
         unpack(ChunkReader(response.chunks()), where, keep_owner=args.switch("archive"), warn=_warn)
     return 0
