@@ -30,7 +30,7 @@ def busybox_root(folder: Path) -> Path:
         (tree / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(shutil.which("busybox") or "/usr/bin/busybox", tree / "bin" / "busybox")
     applets = subprocess.run([tree / "bin" / "busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
-    for applet in applets:
+    for applet in set(applets) - {"busybox"}:
         (tree / "bin" / applet).symlink_to("busybox")
     (tree / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/:/bin/sh\n")
     (tree / "etc" / "group").write_text("root:x:0:\nalice:x:1000:\n")
