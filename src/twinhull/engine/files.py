@@ -7,7 +7,6 @@ instance that doesn't run is started for it with a process that only waits; a VM
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,14 +30,8 @@ class Files:
     async def stat(self, live: Live, path: str) -> PathStat:
         """Raises NotFoundError."""
         raw = b"".join([chunk async for chunk in self._read(live, "stat", path)])
-        found = json.loads(raw)
-        return PathStat(
-            path=str(found["path"]),
-            mode=int(found["mode"]),
-            size=int(found["size"]),
-            mtime=float(found["mtime"]),
-            link_target=str(found.get("link_target", "")),
-        )
+        found, mode, size, mtime, target, *_ = raw.decode("utf-8", "surrogateescape").split("\0")
+        return PathStat(found, int(mode, 8), int(size), float(mtime), target)
 
     def archive(self, live: Live, path: str) -> AsyncIterator[bytes]:
         """A tar stream."""

@@ -36,12 +36,11 @@ from twinhull.spec.process import ImageConfig, stop_signal
 from twinhull.spec.validate import normalize
 from twinhull.store.db import Database, EndpointRecord, InstanceRecord
 from twinhull.volume.base import VolumeSpec
+from twinhull.volume.store import ANONYMOUS
 
 _log = logging.getLogger(__name__)
 _KILL_PATIENCE = 15.0
 """Seconds in which a killed hull must be gone, before an error says that it isn't."""
-ANONYMOUS = "dev.twinhull.anonymous"
-"""Label of volumes that go with their instance under `rm -v` and `--rm`."""
 
 
 @dataclass(eq=False)
@@ -267,7 +266,7 @@ class Instances:
     def _tell_end(self, live: Live, outcome: Exit) -> None:
         if outcome.oom:
             self.events.emit("instance", "oom", live.id, live.record.name)
-        self.events.emit("instance", "die", live.id, live.record.name, exitCode=str(outcome.code), reason=outcome.reason)
+        self.events.emit("instance", "die", live.id, live.record.name, exit_code=str(outcome.code), reason=outcome.reason)
         live.announce()
 
     def schedule_restart(self, live: Live, delay: float) -> None:

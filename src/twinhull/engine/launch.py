@@ -111,7 +111,7 @@ class Launcher:
             self.bare(live),
             root=await self._root(live),
             mounts=tuple(self._mount(mount) for mount in spec.mounts),
-            files=(*self._network_files(live), *(_file(file) for file in spec.files)),
+            files=(*self._network_files(live), _machine_id(live), *(_file(file) for file in spec.files)),
             interfaces=tuple(port.interface for port in attachment.ports),
             netns=attachment.netns.path if attachment.netns else None,
             host_network=spec.network_mode is NetworkMode.HOST,
@@ -214,6 +214,11 @@ def _with(launch: Launch, **changes: object) -> Launch:
 
 def _hostname(live: Live) -> str:
     return live.record.spec.hostname or live.id[:12]
+
+
+def _machine_id(live: Live) -> InjectedFile:
+    """Images carry none or an empty one (machine-id(5)); two instances must not share one."""
+    return InjectedFile("/etc/machine-id", f"{live.id[:32]}\n".encode(), 0o444)
 
 
 def _host_file(path: str) -> InjectedFile:

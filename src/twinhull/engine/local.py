@@ -36,7 +36,7 @@ from twinhull.engine.base import (
 )
 from twinhull.engine.events import Events
 from twinhull.engine.files import Files
-from twinhull.engine.instances import ANONYMOUS, Instances, dns_names
+from twinhull.engine.instances import Instances, dns_names
 from twinhull.engine.launch import Launcher
 from twinhull.engine.live import Live, view
 from twinhull.engine.names import check as check_name
@@ -56,11 +56,13 @@ from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import merge_environment, signal_number
 from twinhull.spec.validate import DEFAULT_NETWORK
 from twinhull.store.db import Database, NetworkRow
-from twinhull.volume.store import VolumeStore
+from twinhull.volume.store import ANONYMOUS, VolumeStore
 
 _log = logging.getLogger(__name__)
 _ROTATE_EVERY = 10.0
 """Seconds between looks at the sizes of logs."""
+_CLOCK_GRAIN = 1e-6
+"""Seconds since the epoch as a float are good to a quarter of a microsecond; `--since` a line's own stamp must show that line."""
 _record_adapter: TypeAdapter[NetworkRecord] = TypeAdapter(NetworkRecord)
 
 
@@ -97,6 +99,7 @@ class LocalEngine(Engine):
         report = await self._network.sync(tuple(self._networks.values()), self._attached())
         for owner, why in report.conflicts:
             _log.warning("network of %s: %s", owner[:12], why)
+        await self._volumes.sweep()
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
@@ -133,7 +136,7 @@ class LocalEngine(Engine):
         lives = self._instances.lives.values()
         sizes = {live.id: await asyncio.to_thread(_size, self.home.instance_state(live.id)) for live in lives}
         volumes = await self.volumes()
-        volume_sizes = {volume.name: await asyncio.to_thread(_size, Path(volume.mountpoint)) for volume in volumes}
+        volume_sizes = await self._volumes.sizes()
         cache = await asyncio.to_thread(_size, self.home.cache)
         return (
             DiskUsage(
@@ -217,7 +220,7 @@ class LocalEngine(Engine):
                 raise
             if live.up:
                 await self._instances.join_network(live, live.record.published)
-        self._events.emit("instance", "rename", live.id, name, oldName=old.name)
+        self._events.emit("instance", "rename", live.id, name, old_name=old.name)
 
     async def update(self, ref: str, resources: Resources | None, restart: str | None) -> None:
         live = self._instances.find(ref)
@@ -294,7 +297,7 @@ class LocalEngine(Engine):
         watcher = self._tasks.spawn(f"logs of {live.record.name}", _set_at_end(live, stop)) if follow else None
         try:
             async with contextlib.aclosing(
-                logbook.read(log, logbook.Selection(since, until, tail), follow=follow, stop=stop)  # type: ignore[type-var]
+                logbook.read(log, logbook.Selection(max(0.0, since - _CLOCK_GRAIN), until, tail), follow=follow, stop=stop)  # type: ignore[type-var]
             ) as lines:
                 async for line in lines:
                     yield LogLine(line.at, line.stream, line.data)

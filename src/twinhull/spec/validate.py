@@ -24,7 +24,7 @@ def normalize(spec: InstanceSpec) -> InstanceSpec:
     _check_resources(spec)
     mounts = tuple(_mount(mount) for mount in spec.mounts)
     files = tuple(replace(file, target=_target(file.target)) for file in spec.files)
-    _check_unique((entry.target for entry in (*mounts, *files)), "mount target")
+    _check_unique([*(mount.target for mount in mounts), *(file.target for file in files)], "mount target")
     ports = tuple(_port(port) for port in spec.ports)
     _check_unique((f"{p.host_ip}:{p.host_port}/{p.protocol}" for p in ports if p.host_port), "host port")
     return replace(spec, mounts=mounts, files=files, ports=ports, networks=_networks(spec))
