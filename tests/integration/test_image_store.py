@@ -355,7 +355,7 @@ class TestNamesAndRemoval:
         nameless = await loaded.import_(data(layer(lambda new: new.add("x"))))
         kept = await loaded.import_(data(layer(lambda new: new.add("y"))))
         assert await loaded.prune(keep={kept.id}) == (nameless.id,)
-        assert set(await loaded.prune(all=True, keep={image.id})) == {kept.id}
+        assert set(await loaded.prune(all_=True, keep={image.id})) == {kept.id}
         assert [view.id for view in await loaded.images()] == [image.id]
 
     async def test_unknown(self, loaded: ImageStore) -> None:

@@ -70,7 +70,7 @@ async def _make(home: Home, image_id: str, layers: Sequence[Path], created: int)
         if result.status != 0:
             tail = result.stderr.decode("utf-8", "replace").strip()[-1000:]
             raise PermanentError(f"make the VM root of image {image_id[:12]}: {tail or f'exit status {result.status}'}")
-        os.chmod(part, 0o444)
+        os.chmod(part, 0o400)  # it holds files that the image keeps from its users; VMs get a descriptor
         os.rename(part, path(home, image_id))
 
 

@@ -30,12 +30,8 @@ def folder(home: Home) -> Path:
 @contextlib.contextmanager
 def scratch(home: Home) -> Iterator[Path]:
     """A new folder, removed at the end."""
-    parent = folder(home)
-    parent.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=parent))
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path, lock = _new(home)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -45,15 +41,45 @@ def scratch(home: Home) -> Iterator[Path]:
 def sweep(home: Home) -> None:
     """Remove what killed processes left."""
     with contextlib.suppress(FileNotFoundError):
-        for path in list(folder(home).iterdir()):
+        for path, lock in _abandoned(folder(home)):
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def _new(home: Home) -> tuple[Path, int]:
+    """A folder and its lock. The parent's shared lock keeps a sweep from coming between the two."""
+    parent = folder(home)
+    parent.mkdir(parents=True, exist_ok=True)
+    with _opened(parent) as gate:
+        fcntl.flock(gate, fcntl.LOCK_SH)
+        path = Path(tempfile.mkdtemp(dir=parent))
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return path, lock
+
+
+def _abandoned(parent: Path) -> list[tuple[Path, int]]:
+    """Folders whose lock nobody holds, locked now."""
+    found = []
+    with _opened(parent) as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        for path in parent.iterdir():
             lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                found.append((path, lock))
             except BlockingIOError:
-                pass
-            finally:
                 os.close(lock)
+    return found
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def check_space(path: Path, wanted: int) -> None:

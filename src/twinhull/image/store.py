@@ -234,11 +234,13 @@ class ImageStore:
         await self._buildah("rmi", *(["--force"] if force else []), image.id, what=f"remove {ref}")
         return (*(f"untagged: {item}" for item in image.names), f"deleted: {image.id}")
 
-    async def prune(self, *, all: bool = False, keep: set[str] | None = None) -> tuple[str, ...]:
-        """Remove nameless images (`all`: named ones too) but those in `keep` (ids), and caches that belong to none. The ids removed."""
+    async def prune(self, *, all_: bool = False, keep: set[str] | None = None) -> tuple[str, ...]:
+        """Remove nameless images (`all_`: named ones too) but those in `keep` (ids), and caches that belong to none. The ids removed."""
         removed: list[str] = []
         kept = keep or set()
-        while chosen := [image.id for image in self.storage.catalog().images.values() if (all or not image.names) and image.id not in kept]:
+        while chosen := [
+            image.id for image in self.storage.catalog().images.values() if (all_ or not image.names) and image.id not in kept
+        ]:
             progress = [image_id for image_id in chosen if await self._removed(image_id)]
             removed += progress
             kept = kept | (set(chosen) - set(progress))
@@ -247,7 +249,7 @@ class ImageStore:
 
     async def collect(self, keep: set[str]) -> tuple[str, ...]:
         """Remove erofs files whose image is gone and isn't in `keep` (ids in use), and what killed processes left. The ids removed."""
-        scratch.sweep(self.home)
+        await asyncio.to_thread(scratch.sweep, self.home)
         return rootfs.collect(self.home, keep | set(self.storage.catalog().images))
 
     async def usage(self) -> Usage:

@@ -36,7 +36,7 @@ from twinhull.volume import copy
 from twinhull.volume.base import VolumeSpec, VolumeView
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}", re.ASCII)
-ANONYMOUS = "twinhull.anonymous"
+ANONYMOUS = "dev.twinhull.anonymous"
 """Label of volumes that nobody named; `prune` without `all` removes only these."""
 Users = Mapping[str, tuple[str, ...]]
 """volume → the instances that use it."""
@@ -63,7 +63,7 @@ class VolumeStore:
             raise ConflictError(f"volume {name!r} is there already with other options", "remove it first, or take another name")
         return present
 
-    async def volumes(self, used: Users | None = None) -> tuple[VolumeView, ...]:
+    async def list(self, used: Users | None = None) -> tuple[VolumeView, ...]:
         """All, by name."""
         names = sorted(path.name for path in self.folder.iterdir() if _is_name(path.name)) if self.folder.exists() else []
         found = []
@@ -90,7 +90,7 @@ class VolumeStore:
 
     async def prune(self, used: Users, *, all: bool = False) -> tuple[str, ...]:
         """Remove what nobody uses: anonymous ones, with `all` named ones too. The names removed."""
-        chosen = [view.name for view in await self.volumes() if not used.get(view.name) and (all or ANONYMOUS in view.labels)]
+        chosen = [view.name for view in await self.list() if not used.get(view.name) and (all or ANONYMOUS in view.labels)]
         for name in chosen:
             await self._remove(name)
         await self.sweep()
@@ -102,7 +102,7 @@ class VolumeStore:
         for path in hidden:
             await _remove_tree(path)
 
-    async def fill(self, name: str, layers: Sequence[Path], target: str) -> bool:
+    async def copy_up(self, name: str, layers: Sequence[Path], target: str) -> bool:
         """Copy the image's content at `target` into the volume if that is empty, as Docker does at first use. Whether it did.
 
         layers: topmost first. Owner, mode and times of the folder itself are taken over too. Links in `target` are followed inside
@@ -113,13 +113,38 @@ class VolumeStore:
             return False
         return await _in_thread(lambda: self._fill(view, layers, target))
 
-    def mountpoint(self, name: str) -> Path:
-        """The folder that instances get."""
-        return Path(self._read(name).mountpoint)
+    async def ensure(self, spec: VolumeSpec) -> VolumeView:
+        """The volume of that name, made if it isn't there; one that is there is taken as it is."""
+        with contextlib.suppress(NotFoundError):
+            return self._read(spec.name)
+        with contextlib.suppress(ConflictError):  # somebody else has just made it
+            return await self.create(spec)
+        return self._read(spec.name)
+
+    def path(self, name: str, subpath: str = "") -> Path:
+        """The folder that instances get, or a file or folder below it. Links in `subpath` stay inside the volume.
+
+        What is found is true at this moment: a workload that has the volume may replace it, so whoever mounts it must not follow
+        a link at its end.
+        """
+        data = Path(self._read(name).mountpoint)
+        if not subpath:
+            return data
+        if subpath.startswith("/") or ".." in subpath.split("/"):
+            raise UserError(f"bad subpath {subpath!r} of volume {name!r}", "a path below the volume, without ..")
+        with mounts.folder(data) as root:
+            try:
+                found = mounts.open_inside(root, subpath, os.O_PATH)
+            except OSError as error:
+                raise NotFoundError(f"volume {name!r} has no {subpath!r}: {error.strerror}") from error
+        try:
+            return Path(os.readlink(f"/proc/self/fd/{found}"))
+        finally:
+            os.close(found)
 
     async def sizes(self) -> dict[str, int]:
         """Bytes on the disk of each volume; 0 for those with `device`."""
-        views = await self.volumes()
+        views = await self.list()
         return {view.name: 0 if view.options.get("device") else await asyncio.to_thread(size, Path(view.mountpoint)) for view in views}
 
     def _make(self, view: VolumeView) -> None:
