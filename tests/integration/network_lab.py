@@ -223,7 +223,7 @@ def outside(subnet: str = "192.0.2") -> Iterator[netns.Netns]:
     """Another machine: a namespace joined by a veth; we are .1, it is .2, and it has no route but to us."""
     space, inner = netns.create({"net.ipv4.ping_group_range": "0 2147483647"})
     with inner, Netlink() as link:
-        link.request(links.veth("uplink0", 1500, links.Inside("eth0", "02:00:00:00:00:02", space.descriptor, 2)))
+        link.request(links.veth("uplink0", "02:00:00:00:00:01", 1500, links.Inside("eth0", "02:00:00:00:00:02", space.descriptor, 2)))
         index = socket.if_nametoindex("uplink0")
         inner.request(links.up(1), links.up(2), links.address(2, f"{subnet}.2", 24))
         link.request(links.up(index), links.address(index, f"{subnet}.1", 24))

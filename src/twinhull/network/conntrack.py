@@ -16,8 +16,8 @@ from twinhull.sys.netlink import Netlink, NetlinkError, attribute, attributes, m
 
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _TUPLE_ORIG, _ZONE, _ID, _FILTER = 1, 18, 12, 25
-_TUPLE_IP, _TUPLE_PROTO = 1, 2
-_PROTO_NUM, _PROTO_SRC_PORT, _PROTO_DST_PORT = 1, 2, 3
+_TUPLE_PROTO = 2
+_PROTO_NUM, _PROTO_DST_PORT = 1, 3
 _FILTER_ORIG_FLAGS = 1
 _FLAG_PROTO_NUM = 1 << 3
 _HEADER = struct.pack("=BBH", socket.AF_INET, 0, 0)
@@ -28,13 +28,19 @@ def forget_udp(link: Netlink, ports: Collection[int]) -> int:
 
     The kernel is asked for UDP only (Linux 5.8; older ones send everything), and each answer is checked again.
     """
-    proto = nest(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([socket.IPPROTO_UDP])))
-    wanted = nest(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAG_PROTO_NUM))
-    flows = link.dump(_GET, _HEADER, nest(_TUPLE_ORIG, proto), wanted)
-    found = [deletion for body in flows if (deletion := _deletion(body, ports))]
+    found = [deletion for body in _udp_flows(link) if (deletion := _deletion(body, ports))]
     for start in range(0, len(found), 256):
         _delete(link, found[start : start + 256])
     return len(found)
+
+
+def _udp_flows(link: Netlink) -> list[bytes]:
+    proto = nest(_TUPLE_PROTO, attribute(_PROTO_NUM, bytes([socket.IPPROTO_UDP])))
+    wanted = nest(_FILTER, attribute(_FILTER_ORIG_FLAGS, _FLAG_PROTO_NUM))
+    try:
+        return link.dump(_GET, _HEADER, nest(_TUPLE_ORIG, proto), wanted)
+    except NetlinkError:
+        return link.dump(_GET, _HEADER)
 
 
 def _delete(link: Netlink, deletions: list[tuple[int, int, bytes]]) -> None:

@@ -19,13 +19,14 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhull.errors import PermanentError, TwinhullError
+from twinhull.errors import PermanentError, TwinhullError, UserError
 from twinhull.home import Home
 from twinhull.network import addresses
 from twinhull.network.files import check_name
@@ -37,6 +38,7 @@ _LAST_PORT = 10452
 _GRACE = 2.0
 _HOST_RESOLV = "/etc/resolv.conf"
 _RESTART_PAUSE = 1.0
+_SERVER = re.compile(r"[0-9A-Fa-f:.]+(#[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,17 @@ def configuration(view: View, port: int, folders: Sequence[Path], pid_file: Path
     if not view.upstream:
         lines.append("no-resolv")
     elif view.servers:
-        lines += ["no-resolv", *(f"server={server}" for server in view.servers)]
+        lines += ["no-resolv", *(f"server={_checked_server(server)}" for server in view.servers)]
     else:
         lines.append(f"resolv-file={_HOST_RESOLV}")
     return "\n".join(lines) + "\n"
+
+
+def _checked_server(text: str) -> str:
+    """An address, perhaps with #port, and nothing that could be another line of the configuration."""
+    if not _SERVER.fullmatch(text):
+        raise UserError(f"DNS server {text!r}: not an address")
+    return text
 
 
 def hosts_line(address: str, names: Sequence[str]) -> str:
@@ -105,8 +114,9 @@ class Resolvers:
     """All dnsmasq processes and names of one daemon."""
 
     def __init__(self, home: Home) -> None:
+        self._home = home
         self._folder = home.run / "dns"
-        self._names = _served_folder(home)
+        self._names = home.run / "names"
         self._views: dict[str, View] = {}
         self._running: dict[str, _Running] = {}
         self._lock = asyncio.Lock()
@@ -115,6 +125,7 @@ class Resolvers:
     async def open(self) -> None:
         """Make the folders."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._names = _served_folder(self._home)
         self._names.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._names.chmod(0o755)
 
@@ -140,8 +151,14 @@ class Resolvers:
             for name in {*self._running, *self._on_disk()} - set(names):
                 await self._stop(name)
             known = {running.pid for running in self._running.values()} | {found.pid for found in map(self._recorded, names) if found}
-            for pid in strays(self._folder, known):
+            for pid in await asyncio.to_thread(strays, self._folder, known):
                 await _end(pid)
+
+    async def retire(self, names: Iterable[str]) -> None:
+        """End the processes of these views."""
+        async with self._lock:
+            for name in names:
+                await self._stop(name)
 
     async def close(self, *, remove: bool) -> None:
         """With `remove`: end the processes and forget all names."""
@@ -206,23 +223,22 @@ class Resolvers:
                 for task in watched:
                     task.cancel()
                 await asyncio.gather(*watched, return_exceptions=True)
-            if not await self._revive():
-                await asyncio.sleep(_RESTART_PAUSE)
+            if await self._revive():
+                await asyncio.sleep(_RESTART_PAUSE)  # one that dies at once must not keep the machine busy
 
     async def _revive(self) -> bool:
-        """Start again what isn't there. False if something couldn't be."""
-        fine = True
+        """Start again what isn't there. Whether there was something; what fails is tried again at the next call."""
+        found = False
         for name, running in list(self._running.items()):
             if proc.alive(running.pid, running.started) or name not in self._views:
                 continue
             _reap(running.pid)
-            try:
+            found = True
+            with contextlib.suppress(TwinhullError, OSError):
                 async with self._lock:
                     if self._running.get(name) == running:
                         self._running[name] = await self._start(self._views[name], running.port)
-            except (TwinhullError, OSError):
-                fine = False
-        return fine
+        return found
 
     async def _start(self, view: View, port: int = 0) -> _Running:
         port = port or _free_port(view.gateway, {running.port for name, running in self._running.items() if name != view.name})

@@ -14,6 +14,7 @@ at a time; the *slow* one deletes links, which waits for RCU.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
-from twinhull.errors import ConflictError, UserError
+from twinhull.errors import ConflictError, PermanentError, UserError
 from twinhull.home import Home
 from twinhull.instance.base import Interface
 from twinhull.network import addresses, conntrack, dns, netns, rules
@@ -98,6 +99,7 @@ class NetworkHost:
         self._records: dict[str, NetworkRecord] = {}
         self._views: dict[int, dns.View] = {}
         self._busy: dict[int, asyncio.Lock] = {}
+        self._opened = False
         self._kernel: Kernel
         self._slow_kernel: Kernel
         self._table: Table
@@ -109,6 +111,7 @@ class NetworkHost:
         """Sysctls, the base table, folders. Nothing that a predecessor left is touched."""
         await self._run(self._open)
         await self._resolvers.open()
+        self._opened = True
 
     def _open(self) -> None:
         enable_forwarding()
@@ -118,7 +121,10 @@ class NetworkHost:
         self._table.open()
 
     async def close(self, *, remove: bool = False) -> None:
-        """Let go. With `remove` everything of this home is removed: for when no workload is left."""
+        """Let go, also after a failed `open`. With `remove` everything of this home is removed: for when no workload is left."""
+        if not self._opened:
+            return
+        self._opened = False
         if remove:
             await self._remove_leftovers((), ())
         await self._resolvers.close(remove=remove)
@@ -141,7 +147,8 @@ class NetworkHost:
     async def _watch_table(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_EVERY)
-            await self._run(self._table.repair)
+            with contextlib.suppress(PermanentError):  # tried again at the next look
+                await self._run(self._table.repair)
 
     async def foreign_policies(self) -> tuple[str, ...]:
         """Other nftables chains that drop forwarded or incoming traffic by default, for `doctor`."""
@@ -288,9 +295,9 @@ class NetworkHost:
         await self._run(self._table.replace, elements)
 
     async def _withdraw(self, ports: Sequence[Port]) -> None:
-        for port in ports:
-            self._views.pop(port.number, None)
+        gone = {view.name for port in ports if (view := self._views.pop(port.number, None))}
         await self._run(self._table.replace, {f"port {port.number}": () for port in ports})
+        await self._resolvers.retire(gone - {view.name for view in self._views.values()})
         await self._run_slow(self._slow_kernel.remove, ports)
 
     async def _guarded(self, ports: Sequence[Port], function: Callable[..., T], *arguments: object) -> T:

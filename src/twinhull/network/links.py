@@ -63,8 +63,7 @@ def bridge(name: str, mac: str, mtu: int) -> Message:
     """A new bridge: no spanning tree, no delay, no multicast snooping, a fixed MAC."""
     data = nest(_DATA, attribute(_BR_FORWARD_DELAY, 0), attribute(_BR_STP, 0), attribute(_BR_MCAST_SNOOPING, b"\0"))
     info = nest(_IFLA_LINKINFO, attribute(_KIND, "bridge"), data)
-    parts = (attribute(_IFLA_IFNAME, name), attribute(_IFLA_ADDRESS, packed_mac(mac)), attribute(_IFLA_MTU, mtu), info)
-    return message(_NEWLINK, _NEW, _link(), *parts)
+    return message(_NEWLINK, _NEW, _link(), attribute(_IFLA_IFNAME, name), *_hardware(mac, mtu), info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +76,12 @@ class Inside:
     index: int
 
 
-def veth(name: str, mtu: int, inside: Inside) -> Message:
+def veth(name: str, mac: str, mtu: int, inside: Inside) -> Message:
     """A new pair, down: one end here, the other already in its namespace under its final name."""
-    peer = _link(inside.index) + b"".join(
-        (
-            attribute(_IFLA_IFNAME, inside.ifname),
-            attribute(_IFLA_ADDRESS, packed_mac(inside.mac)),
-            attribute(_IFLA_MTU, mtu),
-            attribute(_IFLA_NET_NS_FD, inside.netns),
-        )
-    )
+    parts = (attribute(_IFLA_IFNAME, inside.ifname), *_hardware(inside.mac, mtu), attribute(_IFLA_NET_NS_FD, inside.netns))
+    peer = _link(inside.index) + b"".join(parts)
     info = nest(_IFLA_LINKINFO, attribute(_KIND, "veth"), nest(_DATA, attribute(_VETH_PEER | 0x8000, peer)))
-    return message(_NEWLINK, _NEW, _link(), attribute(_IFLA_IFNAME, name), attribute(_IFLA_MTU, mtu), info)
+    return message(_NEWLINK, _NEW, _link(), attribute(_IFLA_IFNAME, name), *_hardware(mac, mtu), info)
 
 
 def settings(index: int, values: Mapping[int, int]) -> Message:
@@ -97,9 +90,9 @@ def settings(index: int, values: Mapping[int, int]) -> Message:
     return message(_NEWLINK, 0, _link(index), nest(_IFLA_AF_SPEC, nest(socket.AF_INET, conf)))
 
 
-def mtu(index: int, size: int) -> Message:
-    """Set the largest packet, in bytes."""
-    return message(_NEWLINK, 0, _link(index), attribute(_IFLA_MTU, size))
+def hardware(index: int, mac: str, mtu: int) -> Message:
+    """Set an interface's MAC and its largest packet in bytes."""
+    return message(_NEWLINK, 0, _link(index), *_hardware(mac, mtu))
 
 
 def up(index: int) -> Message:
@@ -175,3 +168,7 @@ def _read_route(body: bytes) -> Route | None:
 
 def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
+
+
+def _hardware(mac: str, mtu: int) -> tuple[bytes, bytes]:
+    return attribute(_IFLA_ADDRESS, packed_mac(mac)), attribute(_IFLA_MTU, mtu)

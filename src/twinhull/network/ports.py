@@ -1,8 +1,9 @@
 """Bridges, veths and taps: what is made in the kernel for networks and their ports. Blocking; called on the network's worker threads.
 
 Ports are routed, not bridged. Each is a link of its own between the host and one instance: the gateway's address on the host's
-end, a /32 route to the instance, a permanent neighbour entry. So everything an instance sends passes the host's forward chain, and
-what it says about MACs concerns nobody else. (Bridged and isolated ports were tried first: with br_netfilter, which Docker and
+end, a /32 route to the instance, permanent neighbour entries. So everything an instance sends passes the host's forward chain, and
+what it says about MACs concerns nobody else. The gateway has the same MAC on all ports of a network, for ever: what a VM's snapshot
+remembers about it stays true. (Bridged and isolated ports were tried first: with br_netfilter, which Docker and
 Kubernetes load, a published port called from its own network is bridged after the translation, and the isolation drops it.)
 
 The bridge of a network has no ports. It holds the gateway's address and the route of the subnet while nothing is attached, and gives
@@ -11,6 +12,7 @@ the resolver something to listen on.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
@@ -29,6 +31,7 @@ from twinhull.spec.network import NetworkRecord
 from twinhull.sys.netlink import Netlink, NetlinkError
 
 _TUNSETIFF = 0x400454CA
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _FIRST_INDEX = 2
 """Index of the first interface inside a new namespace; 1 is lo."""
@@ -136,12 +139,15 @@ class Kernel:
             self._create_veth(port, held.descriptor, first + offset)
         inner.request(*_inside(ports, first))
         for port in ports:
-            self._equip(port, self._home.ifname("v", port.number))
+            name = self._home.ifname("v", port.number)
+            self._equip(port, name)
+            _settle(self._link, name)
+            _settle(inner, port.interface.ifname)
 
     def _create_veth(self, port: Port, descriptor: int, index: int) -> None:
         name = self._home.ifname("v", port.number)
         inside = links.Inside(port.interface.ifname, port.interface.mac, descriptor, index)
-        message = links.veth(name, port.interface.mtu, inside)
+        message = links.veth(name, addresses.mac_of(port.interface.gateway), port.interface.mtu, inside)
         try:
             self._link.request(message)
         except NetlinkError as error:
@@ -172,7 +178,7 @@ class Kernel:
         _disable_ipv6(name)
         self._link.request(
             links.settings(index, _SETTINGS),
-            links.mtu(index, interface.mtu),
+            links.hardware(index, addresses.mac_of(interface.gateway), interface.mtu),
             links.up(index),
             links.address(index, interface.gateway, 32),
             links.route(index, interface.address, 32, source=interface.gateway),
@@ -214,10 +220,13 @@ class Kernel:
 
 def enable_forwarding() -> None:
     """Let this network namespace route, if it doesn't yet (writing would reset the settings of single interfaces)."""
-    with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
-        if file.read().strip() == "1":
-            return
-    netns.write_sysctl("net.ipv4.ip_forward", "1")
+    try:
+        with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
+            if file.read().strip() == "1":
+                return
+        netns.write_sysctl("net.ipv4.ip_forward", "1")
+    except OSError as error:
+        raise _wrapped("set net.ipv4.ip_forward to 1", error) from error
 
 
 def _inside(ports: Sequence[Port], first: int) -> list[links.Message]:
@@ -225,6 +234,7 @@ def _inside(ports: Sequence[Port], first: int) -> list[links.Message]:
     for index, port in enumerate(ports, first):
         interface = port.interface
         messages += [links.up(index), links.address(index, interface.address, 32), links.route(index, interface.gateway, 32)]
+        messages.append(links.neighbour(index, interface.gateway, addresses.mac_of(interface.gateway)))
         for subnet in interface.routes:
             network = ipaddress.IPv4Network(subnet)
             target, prefix = str(network.network_address), network.prefixlen
@@ -245,6 +255,15 @@ def _open_tap(name: str) -> int:
         os.close(descriptor)
         raise _wrapped(f"make the tap {name}", error) from error
     return descriptor
+
+
+def _settle(link: Netlink, name: str) -> None:
+    """Have the kernel act on a carrier that has just come, now instead of soon: until then it would drop what is sent.
+
+    Asking for the link's state (ETHTOOL_GLINK) does that; see ethtool_op_get_link in the kernel.
+    """
+    value = array.array("I", [_ETHTOOL_GLINK, 0])
+    fcntl.ioctl(link.fileno(), _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))
 
 
 def _disable_ipv6(name: str) -> None:

@@ -96,6 +96,10 @@ class Netlink:
         """Give the descriptor back."""
         self._socket.close()
 
+    def fileno(self) -> int:
+        """The descriptor; good for ioctls in the socket's network namespace."""
+        return self._socket.fileno()
+
     def request(self, *messages: tuple[int, int, bytes]) -> None:
         """Send all in one batch and wait for all acknowledgements. The kernel works on after a failure; the first one is raised."""
         failures = self.attempt(*messages)
