@@ -67,7 +67,7 @@ static uint64_t number_of(const char *text, const char *key)
 
 static uint64_t read_number(int folder, const char *file, const char *key)
 {
-	char *text = folder < 0 ? NULL : read_whole(folder, file, SMALL);
+	char *text = folder == -1 ? NULL : read_whole(folder, file, SMALL);
 	uint64_t value = text ? number_of(text, key) : 0;
 
 	free(text);

@@ -137,14 +137,12 @@ int path_open(int root, const char *path, int flags)
 char *read_whole(int root, const char *path, size_t limit)
 {
 	int file = path_open(root, path, O_RDONLY | O_NONBLOCK);
-	char *text = file < 0 ? NULL : malloc(limit + 1);
+	char *text = file < 0 ? NULL : calloc(1, limit + 1);
 	size_t used = 0;
 	ssize_t got;
 
 	while (text && used < limit && (got = read(file, text + used, limit - used)) > 0)
 		used += (size_t)got;
-	if (text)
-		text[used] = 0;
 	if (file >= 0)
 		close(file);
 	return text;

@@ -89,10 +89,13 @@ static bool list_one(pid_t pid, void *context)
 	char *status = read_about(pid, "status", TEXT_MAX), *stat = read_about(pid, "stat", TEXT_MAX);
 	long inner = status ? inner_pid(status) : 0;
 	const char *uid = status ? strstr(status, "\nUid:\t") : NULL;
+	bool zombie = status && strstr(status, "\nState:\tZ");
 
-	if (inner && uid && stat) {
+	if (inner && uid && stat && !zombie) {
+		char *effective;
+		strtoul(uid + 6, &effective, 10);
 		unsigned long long ticks = stat_field(stat, 14) + stat_field(stat, 15);
-		user_name(listing->passwd, (uid_t)strtoul(uid + 6, NULL, 10), user, sizeof(user));
+		user_name(listing->passwd, (uid_t)strtoul(effective, NULL, 10), user, sizeof(user));
 		command_line(pid, stat, command);
 		int size = snprintf(row, sizeof(row), "%ld\t%s\t%llu\t%s", inner, user, ticks * 1000 / (unsigned)sysconf(_SC_CLK_TCK), command);
 		buffer_append(listing->out, row, (size_t)size + 1);
