@@ -225,7 +225,7 @@ class Bootstrap:
         return _root(self.folder / f"{key}.json")
 
     def _newest(self, spec: BootstrapSpec) -> Root | None:
-        roots = [root for note in self.folder.glob(f"{_inputs(spec)}-*.json") if (root := _root(note))]
+        roots = [root for note in self.folder.glob(f"{inputs(spec)}-*.json") if (root := _root(note))]
         return max(roots, key=lambda root: root.date, default=None)
 
     def _keep(self, spec: BootstrapSpec, dated: dict[Source, int], root: Root) -> Root:
@@ -233,7 +233,7 @@ class Bootstrap:
         self.folder.mkdir(parents=True, exist_ok=True)
         key = _key(spec, dated)
         path, note = self.folder / f"{key}.tar", self.folder / f"{key}.json"
-        for old in self.folder.glob(f"{_inputs(spec)}-*"):
+        for old in self.folder.glob(f"{inputs(spec)}-*"):
             old.unlink(missing_ok=True)
         os.rename(root.path, path)
         body = {"digest": root.digest, "date": root.date, "sources": [asdict(source) for source in root.sources]}
@@ -251,14 +251,15 @@ def _root(note: Path) -> Root | None:
     return root if root.path.exists() else None
 
 
-def _inputs(spec: BootstrapSpec) -> str:
+def inputs(spec: BootstrapSpec) -> str:
+    """The first half of a cache key: what was asked for, whatever the archive holds."""
     fields = asdict(spec) | {"tag": "", "refresh": False, "packages": sorted(set(spec.packages))}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key(spec: BootstrapSpec, dated: dict[Source, int]) -> str:
     text = json.dumps([[source.line(), date] for source, date in dated.items()])
-    return f"{_inputs(spec)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{inputs(spec)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _date(release: str) -> int:
