@@ -145,11 +145,12 @@ async def test_200_cycles_leave_nothing(host: NetworkHost, where: Home) -> None:
 
 
 async def test_latency_of_publish_and_names(host: NetworkHost) -> None:
-    times: dict[str, list[float]] = {"publish": [], "unpublish": [], "set_names": [], "remove_names": []}
+    times: dict[str, list[float]] = {"publish": [], "publish with udp": [], "unpublish": [], "set_names": [], "remove_names": []}
     for number in range(200):
         names = [(FRONT.id, name, "10.88.0.2") for name in ("web", f"web-{number}")]
         for what, call in (
-            ("publish", lambda: host.publish("a1", "10.88.0.2", (PortMapping(80), PortMapping(53, protocol="udp")))),
+            ("publish", lambda: host.publish("a1", "10.88.0.2", (PortMapping(80),))),
+            ("publish with udp", lambda: host.publish("a1", "10.88.0.2", (PortMapping(80), PortMapping(53, protocol="udp")))),
             ("set_names", lambda names=names: host.set_names("a1", names)),
             ("remove_names", lambda: host.remove_names("a1")),
             ("unpublish", lambda: host.unpublish("a1")),
@@ -193,6 +194,26 @@ async def test_failed_attach_leaves_nothing(host: NetworkHost, where: Home) -> N
     with pytest.raises(Exception, match=r"exists|veth"):
         await host.attach_netns((lab.port(FRONT, 2, 0), bad))
     assert (interfaces(), elements(where.nft_table), len(os.listdir("/proc/self/fd"))) == before
+
+
+async def test_cancelled_attach_leaves_nothing(host: NetworkHost, where: Home) -> None:
+    """At 60 moments of it, for namespaces and taps, on one network and on two (which starts a resolver)."""
+    two = (lab.port(FRONT, 2, 0), lab.port(BACK, 2, 1, ifname="eth1", default=False))
+    before = (interfaces(), elements(where.nft_table), len(os.listdir("/proc/self/fd")), len(strays(where.run / "dns", ())))
+    for moment in range(60):
+        attach = (host.attach_netns, host.attach_taps)[moment % 2]
+        task = asyncio.create_task(attach(two if moment % 3 == 0 else two[:1]))
+        await asyncio.sleep(moment * 0.0002)
+        task.cancel()
+        (made,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(made, netns.Netns):
+            made.close()
+        elif isinstance(made, tuple):
+            for descriptor in made:
+                os.close(descriptor)
+        await host.detach(two)
+    after = (interfaces(), elements(where.nft_table), len(os.listdir("/proc/self/fd")), len(strays(where.run / "dns", ())))
+    assert after == before
 
 
 async def test_destroy_removes_all_of_a_network(host: NetworkHost, where: Home) -> None:

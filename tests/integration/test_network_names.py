@@ -88,8 +88,9 @@ async def test_an_instance_on_two_networks_knows_both(host: NetworkHost) -> None
     both, front = await host.attach_netns(ports), await host.attach_netns((lab.port(FRONT, 2, 2),))
     await host.set_names("a1", [(FRONT.id, "web", "10.88.0.2")])
     await host.set_names("b2", [(BACK.id, "db", "10.88.1.3")])
-    assert lab.inside(both, lab.resolve, "10.88.0.1", "web") == (0, ["10.88.0.2"])
-    assert lab.inside(both, lab.resolve, "10.88.0.1", "db") == (0, ["10.88.1.3"])
+    for gateway in ("10.88.0.1", "10.88.1.1"):
+        assert lab.inside(both, lab.resolve, gateway, "web") == (0, ["10.88.0.2"])
+        assert lab.inside(both, lab.resolve, gateway, "db") == (0, ["10.88.1.3"])
     assert lab.inside(both, lab.resolve, "10.88.0.1", "db", tcp=True) == (0, ["10.88.1.3"])
     assert lab.inside(front, lab.resolve, "10.88.0.1", "db") == (3, [])
     for port in range(10053, 10056):

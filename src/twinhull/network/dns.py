@@ -135,7 +135,13 @@ class Resolvers:
         return running.port if running else None
 
     async def ensure(self, view: View) -> int:
-        """Serve the view; returns the port on its gateway's address. Adopts a process that a predecessor left."""
+        """Serve the view; returns the port on its gateway's address. Adopts a process that a predecessor left.
+
+        Cancelled, it goes on in the background, because dnsmasq is a daemon as soon as it starts; `retire` waits for it.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._ensure(view)))
+
+    async def _ensure(self, view: View) -> int:
         async with self._lock:
             self._views[view.name] = view
             running = self._running.get(view.name) or self._adoptable(view)

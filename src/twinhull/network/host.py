@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -265,17 +266,34 @@ class NetworkHost:
         `netns_fd`: an existing namespace to equip, for one that belongs to another user namespace.
         """
         settings = netns.INSTANCE_SYSCTLS | dict(sysctls or {})
-        async with AsyncExitStack() as stack:
-            await self._take(stack, ports)
-            await self._admit(ports, dns)
-            return await self._guarded(ports, self._kernel.attach_netns, ports, settings, netns_fd)
+        return await self._attach(ports, dns, _close_netns, self._kernel.attach_netns, ports, settings, netns_fd)
 
     async def attach_taps(self, ports: Sequence[Port], *, dns: Sequence[str] = ()) -> tuple[int, ...]:
         """One tap descriptor (vnet header, non-blocking, close-on-exec) per port; a tap lives as long as its descriptor."""
+        return await self._attach(ports, dns, _close_taps, self._kernel.attach_taps, ports)
+
+    async def _attach(
+        self, ports: Sequence[Port], servers: Sequence[str], undo: Callable[[T], None], function: Callable[..., T], *arguments: object
+    ) -> T:
+        """Admit the ports and make them; after a failure or cancellation nothing of them is left."""
         async with AsyncExitStack() as stack:
             await self._take(stack, ports)
-            await self._admit(ports, dns)
-            return await self._guarded(ports, self._attach_taps, ports)
+            job: asyncio.Future[T] | None = None
+            try:
+                elements = await self._port_elements(ports, servers)
+                await self._run(self._table.replace, elements)
+                job = asyncio.ensure_future(self._run(function, *arguments))
+                return await asyncio.shield(job)
+            except BaseException:
+                await asyncio.shield(self._abandon(ports, job, undo))
+                raise
+
+    async def _abandon(self, ports: Sequence[Port], job: asyncio.Future[T] | None, undo: Callable[[T], None]) -> None:
+        """A thread can't be interrupted: wait for what it makes, and unmake it."""
+        if job:
+            with contextlib.suppress(Exception):
+                undo(await job)
+        await self._withdraw(ports)
 
     async def detach(self, ports: Sequence[Port]) -> None:
         """Remove these ports wherever they are. Takes some 40 ms; a later `attach` of the same number waits for it."""
@@ -283,30 +301,15 @@ class NetworkHost:
             await self._take(stack, ports)
             await self._withdraw(ports)
 
-    def _attach_taps(self, ports: Sequence[Port]) -> tuple[int, ...]:
-        return tuple(self._kernel.attach_tap(port) for port in ports)
-
     async def _take(self, stack: AsyncExitStack, ports: Sequence[Port]) -> None:
         for number in sorted({port.number for port in ports}):
             await stack.enter_async_context(self._busy.setdefault(number, asyncio.Lock()))
-
-    async def _admit(self, ports: Sequence[Port], servers: Sequence[str]) -> None:
-        elements = await self._port_elements(ports, servers)
-        await self._run(self._table.replace, elements)
 
     async def _withdraw(self, ports: Sequence[Port]) -> None:
         gone = {view.name for port in ports if (view := self._views.pop(port.number, None))}
         await self._run(self._table.replace, {f"port {port.number}": () for port in ports})
         await self._resolvers.retire(gone - {view.name for view in self._views.values()})
         await self._run_slow(self._slow_kernel.remove, ports)
-
-    async def _guarded(self, ports: Sequence[Port], function: Callable[..., T], *arguments: object) -> T:
-        """Run; after a failure or cancellation nothing of the ports is left."""
-        try:
-            return await self._run(function, *arguments)
-        except BaseException:
-            await asyncio.shield(self._withdraw(ports))
-            raise
 
     async def _port_elements(self, ports: Sequence[Port], servers: Sequence[str]) -> dict[str, frozenset[Element]]:
         view = _view(ports, tuple(servers))
@@ -316,10 +319,10 @@ class NetworkHost:
             elements[f"port {port.number}"] = frozenset().union(*(rules.of_endpoint(name, port.interface.address) for name in names))
         if view is None or view == _own_view(view.records[0]):
             return elements
+        self._views |= {port.number: view for port in ports}
         listening = await self._resolvers.ensure(view)
-        first = _first(ports)
-        self._views[first.number] = view
-        elements[f"port {first.number}"] |= rules.of_resolver(first.interface.address, first.record.gateway, listening)
+        for port in ports:  # whichever of its gateways the instance asks, it is answered by its own view
+            elements[f"port {port.number}"] |= rules.of_resolver(port.interface.address, view.gateway, listening)
         return elements
 
     async def _network_elements(self, record: NetworkRecord) -> frozenset[Element]:
@@ -377,6 +380,15 @@ class NetworkHost:
 
     async def _run_slow(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
+
+
+def _close_netns(held: netns.Netns) -> None:
+    held.close()
+
+
+def _close_taps(descriptors: tuple[int, ...]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _own_view(record: NetworkRecord) -> dns.View:

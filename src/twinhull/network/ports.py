@@ -158,7 +158,19 @@ class Kernel:
 
     # ports of VMs
 
-    def attach_tap(self, port: Port) -> int:
+    def attach_taps(self, ports: Sequence[Port]) -> tuple[int, ...]:
+        """One tap for each port, all or none."""
+        descriptors: list[int] = []
+        try:
+            for port in ports:
+                descriptors.append(self._attach_tap(port))
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        return tuple(descriptors)
+
+    def _attach_tap(self, port: Port) -> int:
         """A tap that lives as long as the returned descriptor (and copies of it), routed and up."""
         name = self._home.ifname("t", port.number)
         descriptor = _open_tap(name)

@@ -109,7 +109,7 @@ def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
             _METADATA,
             "ct state established,related accept",
             "ip saddr @host_access accept",
-            "ip saddr . ip daddr @gateways ct status dnat meta l4proto { tcp, udp } accept",
+            "ct status dnat ip saddr . ct original ip daddr @gateways meta l4proto { tcp, udp } accept",  # `publish` sent it to a resolver
             "ip saddr . ip daddr @gateways icmp type echo-request accept",
             *_REFUSE,
         ),
