@@ -6,21 +6,15 @@ which the kernel frees when its holder dies.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import fcntl
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from twinhull.errors import PermanentError
 from twinhull.home import Home
 from twinhull.image import scratch
 from twinhull.sys import proc
-
-_POLL = 0.02
-"""Seconds between two tries for the lock: a maker takes about a second."""
 
 
 def folder(home: Home) -> Path:
@@ -39,7 +33,7 @@ async def ensure(home: Home, image_id: str, layers: Sequence[Path], created: flo
     if target.exists():
         return target
     folder(home).mkdir(parents=True, exist_ok=True)
-    async with _locked(folder(home) / f".{image_id}.lock"):
+    async with scratch.locked(folder(home) / f".{image_id}.lock"):
         if not target.exists():
             await _make(home, image_id, layers, int(created))
     return target
@@ -47,17 +41,16 @@ async def ensure(home: Home, image_id: str, layers: Sequence[Path], created: flo
 
 def collect(home: Home, keep: set[str]) -> tuple[str, ...]:
     """Remove the files of all images but these; the ids removed."""
-    removed = []
-    for file in list(folder(home).glob("*.erofs")) if folder(home).exists() else []:
-        if file.stem not in keep:
-            file.unlink(missing_ok=True)
-            removed.append(file.stem)
-    return tuple(removed)
+    gone = [file for file in folder(home).glob("*.erofs") if file.stem not in keep]
+    locks = [file for file in folder(home).glob(".*.lock") if file.stem[1:] not in keep]  # of makers that were killed
+    for file in (*gone, *locks):
+        file.unlink(missing_ok=True)
+    return tuple(file.stem for file in gone)
 
 
 def size(home: Home) -> int:
     """Bytes on the disk."""
-    return sum(file.stat().st_blocks * 512 for file in folder(home).glob("*.erofs")) if folder(home).exists() else 0
+    return sum(file.stat().st_blocks * 512 for file in folder(home).glob("*.erofs"))
 
 
 async def _make(home: Home, image_id: str, layers: Sequence[Path], created: int) -> None:
@@ -72,34 +65,3 @@ async def _make(home: Home, image_id: str, layers: Sequence[Path], created: int)
             raise PermanentError(f"make the VM root of image {image_id[:12]}: {tail or f'exit status {result.status}'}")
         os.chmod(part, 0o400)  # it holds files that the image keeps from its users; VMs get a descriptor
         os.rename(part, path(home, image_id))
-
-
-@contextlib.asynccontextmanager
-async def _locked(lock: Path) -> AsyncIterator[None]:
-    """Hold the lock file; it is removed again unless another waits for it."""
-    descriptor = await _acquire(lock)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # a waiter sees that its descriptor is of a removed file, and opens the new one
-        os.close(descriptor)
-
-
-async def _acquire(lock: Path) -> int:
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same(descriptor, lock):
-                return descriptor
-        except BlockingIOError:
-            pass
-        os.close(descriptor)
-        await asyncio.sleep(_POLL)
-
-
-def _same(descriptor: int, lock: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
-    except FileNotFoundError:
-        return False

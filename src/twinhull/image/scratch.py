@@ -5,6 +5,7 @@ Invariant: a folder here is in use exactly while its lock is held, and the kerne
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -17,6 +18,8 @@ from pathlib import Path
 from twinhull.errors import PermanentError
 from twinhull.home import Home
 
+_POLL = 0.02
+"""Seconds between two tries for a lock that another holds."""
 _RESERVE_SHARE = 50
 _RESERVE_MAX = 1 << 30
 """Space left for others while unpacking: a fiftieth of the file system, at most this many bytes."""
@@ -82,6 +85,37 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextlib.asynccontextmanager
+async def locked(lock: Path) -> AsyncIterator[None]:
+    """Hold a lock file, against this and other processes; it is gone when nobody wants it."""
+    descriptor = await _acquire(lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # a waiter sees that its descriptor is of a removed file, and opens the new one
+        os.close(descriptor)
+
+
+async def _acquire(lock: Path) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _same(descriptor, lock):
+                return descriptor
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+        await asyncio.sleep(_POLL)
+
+
+def _same(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(lock))
+    except FileNotFoundError:
+        return False
+
+
 def check_space(path: Path, wanted: int) -> None:
     """Raise `disk_full` unless `wanted` bytes fit and something is left for others."""
     status = os.statvfs(path)
@@ -105,8 +139,6 @@ def is_disk_full(error: OSError) -> bool:
 
 async def spool(stream: AsyncIterator[bytes], path: Path) -> int:
     """Write a stream to a new file; its size is returned. Raises `disk_full` with nothing but the scratch folder to clean."""
-    import asyncio
-
     size = 0
     try:
         with path.open("xb") as file:

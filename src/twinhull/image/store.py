@@ -261,9 +261,8 @@ class ImageStore:
                 users[layer.id] = users.get(layer.id, 0) + 1
         sizes = {layer.id: layer.size for chain in chains.values() for layer in chain}
         unique = {image_id: sum(layer.size for layer in chain if users[layer.id] == 1) for image_id, chain in chains.items()}
-        roots = self.home.cache / "bootstrap"
-        cache = rootfs.size(self.home) + sum(file.stat().st_size for file in roots.glob("*")) if roots.exists() else rootfs.size(self.home)
-        return Usage(len(chains), sum(sizes.values()), unique, cache)
+        roots = sum(file.stat().st_size for file in (self.home.cache / "bootstrap").glob("*"))
+        return Usage(len(chains), sum(sizes.values()), unique, rootfs.size(self.home) + roots)
 
     # inside
 
@@ -358,11 +357,17 @@ class ImageStore:
         await self._run(tools.skopeo("copy", "--quiet", source, _stored(name), local=True), work, what)
 
     async def _tag(self, image_id: str, name: str, work: Path) -> None:
-        await self._run(["buildah", "tag", image_id, name], work, f"tag {name}")
+        async with self._names():
+            await self._run(["buildah", "tag", image_id, name], work, f"tag {name}")
 
     async def _buildah(self, *arguments: str, what: str) -> None:
         with self._scratch() as work:
-            await self._run(["buildah", *arguments], work, what)
+            async with self._names():
+                await self._run(["buildah", *arguments], work, what)
+
+    def _names(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Held while names change: buildah reads an image's names, adds one and writes them back, and two at once would lose one."""
+        return scratch.locked(self.home.cache / ".names.lock")
 
     async def _run(self, argv: list[str], work: Path, what: str) -> None:
         try:

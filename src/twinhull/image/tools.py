@@ -66,6 +66,8 @@ class ToolError(Exception):
     def reason(self) -> str:
         """The last thing said, without logging's clothes."""
         said = [line for line in self.lines if line.strip()]
+        if several := [line.strip()[2:] for line in said if line.startswith("\t* ")]:  # under "n errors occurred:"
+            return "; ".join(several)
         for line in reversed(said):
             if match := _REGISTRY_LEVEL.search(line):
                 return _unquote(match.group(1))
