@@ -117,16 +117,11 @@ class Maker:
 
     def clear(self) -> None:
         """Remove all that was made. Raises LeakError if anything with one of their ids is left."""
-        for name in self._ids:
-            self.daemon.cli("rm", "-f", "-v", name, check=False)
-        gone = [identifier[:12] for identifier in self._ids.values()]
-        self._ids.clear()
-        if gone:
-            wait_for("end of what removed instances used", lambda: not self._left(gone), 10) if self._left(gone) else None
-
-    def _left(self, ids: Sequence[str]) -> list[str]:
-        found = leaks.snapshot(self.daemon.home)
-        return [str(leak) for leak in found if any(one in leak.name or one in leak.detail for one in ids)]
+        ids = [identifier[:12] for identifier in self._ids.values()]
+        if ids:
+            self.daemon.cli("rm", "-f", "-v", *self._ids, check=False)
+            self._ids.clear()
+            leaks.assert_clean(self.daemon.home, ignore=lambda leak: not any(one in leak.name + leak.detail for one in ids))
 
 
 @contextlib.contextmanager
