@@ -380,8 +380,9 @@ def test_a_body_beyond_the_limit(server: Server, chunked: bool) -> None:
 
 
 def test_a_head_beyond_the_limit(server: Server) -> None:
-    answer = exchange_raw(server, b"", head=b"X-Long: " + b"a" * 100_000 + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 4"), answer[:100]
+    answer = exchange_raw(server, b"", head=b"X-Long: " + b"a" * 1_000_000 + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400"), answer[:100]
+    assert b"application/problem+json" in answer
 
 
 @pytest.mark.parametrize(
@@ -458,6 +459,13 @@ def test_changes_are_audited_with_the_peer(server: Server, caplog: pytest.LogCap
     assert [record.getMessage() for record in caplog.records if record.name == "twinhull.audit"] == [
         f"POST /v1/instances by uid={os.getuid()} pid={os.getpid()}: 201"
     ]
+
+
+def test_an_internal_error_is_audited_too(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "twinhull.audit")
+    server.engine.faults["create"] = RuntimeError("x")
+    Answer(server, "POST", "/v1/instances", None, SLEEPER)
+    assert [record.getMessage()[-5:] for record in caplog.records if record.name == "twinhull.audit"] == [": 500"]
 
 
 def test_the_document_is_openapi_3_1_and_names_everything(server: Server) -> None:

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,30 @@ def test_peer_credentials() -> None:
         assert auth.peer_of(left) == auth.Peer(os.getpid(), os.getuid(), os.getgid())
     with socket.socket(socket.AF_INET) as other:
         assert auth.peer_of(other) is None
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/ping HTTP/1.1\r\nHost: x\r\n"])
+def test_a_connection_that_sends_no_request_in_time_is_closed(home: Home, monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(serve, "FIRST_REQUEST", 0.1)
+    with serving(home), socket.socket(socket.AF_UNIX) as slow:
+        slow.settimeout(10)
+        slow.connect(str(home.socket))
+        slow.sendall(sent)
+        assert slow.recv(100) == b""
+        duplex = thin.websocket("/v1/run", None, {"image": "busybox", "command": ["sleep"]}, target=Target(socket=str(home.socket)))
+        next(duplex.messages())
+        time.sleep(0.3)  # beyond the time: nothing may happen to a session, and there is no event for that
+        duplex.send_signal("TERM")
+        assert list(duplex.messages())[-1] == (0, {"exit": 143})
+        duplex.close()
+
+
+def test_what_is_not_http_gets_a_problem(home: Home) -> None:
+    with serving(home), socket.socket(socket.AF_UNIX) as odd:
+        odd.connect(str(home.socket))
+        odd.sendall(b"HELO example\r\n\r\n")
+        odd.settimeout(10)
+        assert b"application/problem+json" in odd.recv(4096)
 
 
 # TCP

@@ -268,10 +268,18 @@ def test_fragments_and_pings_in_between_are_fine(server: Server) -> None:
     assert settle(duplex)[1] == b"one two three"
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/instances/x/exec?bogus=1"])
-def test_handshakes_that_are_refused(server: Server, path: str) -> None:
-    with pytest.raises((UserError, TemporaryError, PermanentError)):
-        list(thin.websocket(path, target=where(server)).messages())
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("/v1/nothing", NotFoundError, "no such address"),
+        ("/v1/images", NotFoundError, "no such address"),
+        ("/v1/run?bogus=1", UserError, "unknown query parameter 'bogus'"),
+        ("/v1/instances/x/attach?logs=maybe", UserError, "logs"),
+    ],
+)
+def test_handshakes_that_are_refused(server: Server, path: str, kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        thin.websocket(path, target=where(server))
 
 
 def test_ordinary_requests_to_websocket_addresses(server: Server) -> None:

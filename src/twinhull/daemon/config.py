@@ -207,10 +207,10 @@ class _Source:
 
     def _value(self, section: str, key: str, value: Any, hint: Any) -> Any:
         kind, words = _TYPES[hint]
-        good = type(value) is kind and (kind is not list or all(isinstance(entry, str) for entry in value))
-        if not good:
+        listed = value if isinstance(value, list) else []
+        if type(value) is not kind or not all(isinstance(entry, str) for entry in listed):
             raise UserError(f"{self._at(section, key)}: {section}.{key} is not {words}")
-        return self._absolute(key, tuple(value) if kind is list else value)
+        return self._absolute(key, tuple(listed) if kind is list else value)
 
     def _absolute(self, key: str, value: Any) -> Any:
         """Paths count from the configuration's folder."""

@@ -19,6 +19,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,6 +27,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from twinhull.daemon.api.bodies import MAX_JSON
 from twinhull.daemon.api.context import Context
+from twinhull.daemon.api.problems import RefusedError, answer
 from twinhull.daemon.auth import Gate, peer_of, read_token
 from twinhull.daemon.config import ApiConfig, Config, parse_address
 from twinhull.errors import ConflictError, UserError
@@ -40,27 +42,55 @@ _CALLS_SECONDS = 2.0
 _MAX_HEAD = 64 * 1024
 _MAX_MESSAGE = MAX_JSON
 _BACKLOG = 512
+FIRST_REQUEST = 30.0
+"""Seconds from a connection's begin until the head of its first request must be there."""
 _MAX_PATH = 107
 _log = logging.getLogger("twinhull.api")
 
 
 class HttpProtocol(H11Protocol):
-    """h11's, which bounds a request's head; every request knows its peer and its transport."""
+    """h11's, which bounds a request's head; every request knows its peer and its transport, and has to come in time."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Look at the peer once a connection."""
         super().connection_made(transport)
         peer = peer_of(transport.get_extra_info("socket"))
         self.app_state = {**self.app_state, "peer": peer, "transport": transport}
+        self._first = self.loop.call_later(FIRST_REQUEST, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing more is expected."""
+        self._first.cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """For what isn't HTTP, or has too long a head: a problem, as everywhere."""
+        refusal = answer(RefusedError(400, msg))
+        headers = [*refusal.raw_headers, (b"connection", b"close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=bytes(refusal.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _too_slow(self) -> None:
+        if self.cycle is None and self.transport.get_protocol() is self:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, without its signal handlers: signals are the daemon's."""
+    """uvicorn's, without its signal handlers (signals are the daemon's) and without its clock: nothing wakes an idle daemon."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Nothing."""
         yield
+
+    async def main_loop(self) -> None:
+        """Until `ended`. uvicorn's own ticks ten times a second, for a Date header that isn't sent."""
+        await self.ended.wait()
 
 
 async def serve(app: FastAPI, home: Home, config: Config, ready: Callable[[], None]) -> None:
@@ -215,7 +245,7 @@ async def _running(servers: list[_Server], sockets: list[socket.socket]) -> Asyn
         yield
     finally:
         for server in servers:
-            server.should_exit = True
+            server.ended.set()
         await asyncio.wait(tasks)
         for server in servers:
             await _cancel_all(server.server_state.tasks)

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Response, WebSocket
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twinhull import __version__
@@ -30,6 +31,7 @@ def create_app(engine: Engine, config: Config, stop: Callable[[bool], None]) -> 
     for router in _ROUTERS:
         app.include_router(router, prefix="/v1")
     app.add_api_route("/v1/openapi.json", _document_route(app), include_in_schema=False, response_model=None)
+    app.add_api_websocket_route("/{path:path}", _no_such_socket)
     app.add_middleware(Audit)
     problems.install(app)
     return app
@@ -52,22 +54,41 @@ class Audit:
         if scope["type"] == "lifespan" or scope.get("method") in _READING or not _audit.isEnabledFor(logging.INFO):
             await self._app(scope, receive, send)
             return
-        status = 0
+        told = False
 
         async def note(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", 101) if message["type"] in ("http.response.start", "websocket.accept") else status
+            nonlocal told
+            if not told and (status := _status(message)):
+                told = True
+                _tell(scope, status)
             await send(message)
 
         try:
             await self._app(scope, receive, note)
         finally:
-            _audit.info("%s %s by %s: %d", scope.get("method", "WS"), scope["path"], _who(scope), status)
+            if not told:  # whatever it was, it is answered further out, as an internal error
+                _tell(scope, 500)
+
+
+def _status(message: Message) -> int:
+    """The status that a message decides, else 0."""
+    if message["type"] in ("http.response.start", "websocket.http.response.start"):
+        return int(message["status"])
+    return 101 if message["type"] == "websocket.accept" else 0
+
+
+def _tell(scope: Scope, status: int) -> None:
+    _audit.info("%s %s by %s: %d", scope.get("method", "WS"), scope["path"], _who(scope), status)
 
 
 def _who(scope: Scope) -> str:
     peer = scope.get("state", {}).get("peer")
     return str(peer) if peer else f"tcp {(scope.get('client') or ('?',))[0]}"
+
+
+async def _no_such_socket(socket: WebSocket) -> None:
+    """The same 404 for a WebSocket as for everything else."""
+    await socket.send_denial_response(problems.answer(HTTPException(404)))
 
 
 def _document_route(app: FastAPI) -> Callable[[], Any]:

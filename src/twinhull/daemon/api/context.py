@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,10 @@ from starlette.requests import HTTPConnection
 
 from twinhull.daemon.config import Config
 from twinhull.engine.base import Engine
-from twinhull.errors import UserError
+from twinhull.errors import TwinhullError, UserError
 from twinhull.instance.base import Session
+
+_log = logging.getLogger("twinhull.api")
 
 Filters = dict[str, tuple[str, ...]]
 
@@ -114,10 +117,13 @@ def _known_query(dependant: Dependant) -> set[str]:
 
 
 async def _drain(session: Session) -> None:
-    async for _ in session.output():
-        pass
-    await session.wait()
-    await session.close()
+    try:
+        async for _ in session.output():
+            pass
+        await session.wait()
+        await session.close()
+    except TwinhullError as error:
+        _log.warning("detached exec: %s", error)
 
 
 def _flag(value: object) -> object:

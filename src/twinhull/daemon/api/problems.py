@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
@@ -72,7 +72,7 @@ def encode(fields: Problem) -> bytes:
 
 def install(app: FastAPI) -> None:
     """Have every error of the application, also the framework's own, answered as a problem."""
-    for kind in (TwinhullError, RequestValidationError, HTTPException, Exception):
+    for kind in (TwinhullError, RequestValidationError, WebSocketRequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _handle)
 
 
@@ -83,7 +83,7 @@ async def _handle(_request: Request, error: Exception) -> Response:
 def _known(error: BaseException) -> TwinhullError:
     if isinstance(error, TwinhullError):
         return error
-    if isinstance(error, RequestValidationError):
+    if isinstance(error, (RequestValidationError, WebSocketRequestValidationError)):
         return RefusedError(422, validation_text(error.errors()))
     if isinstance(error, HTTPException):
         return _refused(error)
