@@ -15,8 +15,8 @@ import pytest
 from tests.integration.container_lab import ENV, ID_BASE, Lab, busybox_root, drain, eventually, execute
 
 from twinhull.errors import CannotRunError, ConflictError, PermanentError, UserError
-from twinhull.instance import logs, runtimes
-from twinhull.instance.base import STDOUT, HostMount, InjectedFile, Process, Root
+from twinhull.instance import container, logs, runtimes
+from twinhull.instance.base import STDOUT, HostMount, InjectedFile, Instance, Process, Root, Session
 from twinhull.instance.container import ContainerInstance
 from twinhull.spec.instance import Resources, Security, Ulimit
 from twinhull.sys import cgroup, mounts
@@ -229,9 +229,8 @@ async def test_a_terminal(lab: Lab) -> None:
     await instance.start()
     await session.send(b"yo\n")
     output = await drain(session)
-    assert output.stdout == b"yo\r\n50 90\r\ngot yo\r\n/dev/console\r\n" or output.stdout.replace(
-        b"yo\r\n50 90", b"50 90\r\nyo"
-    ).startswith(b"50 90")
+    for line in (b"50 90\r\n", b"got yo\r\n", b"/dev/pts/0\r\n"):
+        assert line in output.stdout
     assert output.code == 5
     assert output.stderr == b""
 
@@ -436,10 +435,12 @@ async def test_hostile_trees_are_removed(lab: Lab) -> None:
 
 
 async def test_the_default_confinement(lab: Lab) -> None:
-    """The probes only open for writing, and write nothing: where the confinement fails, the test fails, and the machine is none the worse."""
+    """The probes only open for writing, and write nothing: where the confinement fails, the machine is none the worse."""
     script = """
-    grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | sort; cat /proc/self/uid_map; hostname; id -u; ls /sys/class/net
-    for path in /proc/sys/kernel/panic /proc/sysrq-trigger /proc/irq/default_smp_affinity; do (: >> $path) 2> /dev/null && echo open $path; done
+    grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status | sort
+    cat /proc/self/uid_map; hostname; id -u; ls /sys/class/net
+    for path in /proc/sys/kernel/panic /proc/sysrq-trigger /proc/irq/default_smp_affinity
+    do (: >> $path) 2> /dev/null && echo open $path; done
     mkdir /tmp/m; mount -t tmpfs x /tmp/m 2> /dev/null && echo mounted; unshare -n true 2> /dev/null && echo unshared
     wc -c < /proc/keys; ls /proc/acpi /sys/firmware
     """
@@ -497,11 +498,65 @@ async def test_limits_count_and_change(lab: Lab) -> None:
 
 
 async def test_the_cpu_quota(lab: Lab) -> None:
+    """Within 15 % in the best of some windows: a busy machine may give less, never more."""
+    used: list[float] = []
     async with lab.running("sh", "-c", "while :; do :; done", resources=Resources(cpus=0.5)) as instance:
-        first, began = await instance.stats(), time.monotonic()
-        await asyncio.sleep(2)  # the quantity measured, not a wait
-        used = ((await instance.stats()).cpu_ns - first.cpu_ns) / 1e9 / (time.monotonic() - began)
-        assert 0.40 <= used <= 0.58
+        while len(used) < 20 and not any(share >= 0.425 for share in used):
+            first, began = await instance.stats(), time.monotonic()
+            await asyncio.sleep(1)  # the quantity measured, not a wait
+            used.append(((await instance.stats()).cpu_ns - first.cpu_ns) / 1e9 / (time.monotonic() - began))
+    assert 0.425 <= max(used) <= 0.575, used
+
+
+async def test_a_reader_that_stalls_holds_up_no_news_of_the_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_STALL", 0.2)
+    launch = lab.launch("cat", "/dev/zero")
+    instance = lab.instance(launch)
+    await instance.create()
+    session = await instance.attach()
+    await instance.start()
+
+    async def held_back() -> bool:
+        before = launch.paths.log.stat().st_size
+        await asyncio.sleep(0.1)
+        return before > 100_000 and launch.paths.log.stat().st_size == before
+
+    await eventually(held_back)
+    await instance.signal(signal.SIGKILL)
+    async with asyncio.timeout(10):
+        assert (await instance.wait()).code == 137
+    await session.close()
+    await instance.delete(purge=True)
+
+
+async def test_init_and_file_tools(lab: Lab) -> None:
+    script = "mkdir -p /d/e; echo x > /d/e/f; rm /etc/group; (sleep 0 &); exec sleep 1000"
+    async with lab.running("sh", "-c", script, init=True) as instance:
+
+        async def settled() -> bool:
+            rows = await instance.top()
+            return len(rows) == 2 and rows[0]["COMMAND"].startswith("/run/twinhull/agent init") and rows[1]["COMMAND"] == "sleep 1000"
+
+        await eventually(settled)
+        changes = b"A /d\0A /d/e\0A /d/e/f\0C /etc\0D /etc/group\0"
+        assert (await drain(await _tool(instance, "diff"))).stdout == changes
+        tar = await drain(await _tool(instance, "tar-out", "/d"))
+        assert tar.code == 0
+        assert (await drain(await _tool(instance, "tar-in", "/root", feed=tar.stdout))).code == 0
+        assert (await execute(instance, "cat", "/root/d/e/f")).text == "x\n"
+        assert (await drain(await _tool(instance, "stat", "/zed"))).code == 1
+        layer = await drain(await _tool(instance, "layer"))
+        assert layer.code == 0 and b".wh.group" in layer.stdout
+        await instance.signal(signal.SIGTERM)
+        assert (await instance.wait()).code == 143
+        assert (await drain(await _tool(instance, "diff"))).stdout.startswith(changes), "works on what has ended"
+
+
+async def _tool(instance: Instance, *argv: str, feed: bytes = b"") -> Session:
+    session = await instance.tool(*argv)
+    await session.send(feed)
+    await session.close_stdin()
+    return session
 
 
 async def test_pause(lab: Lab) -> None:

@@ -144,7 +144,7 @@ def test_conmons_command_line() -> None:
     assert " ".join(words) == (
         "/usr/bin/conmon --api-version 1 --cid abc --cuuid abc --name web --runtime /usr/bin/crun --runtime-arg=--root --runtime-arg=/r/oci"
         " --bundle /r/i/bundle --full-attach --container-pidfile /r/i/pid --conmon-pidfile /r/i/conmon.pid --exit-dir /r/i/exit"
-        " --persist-dir /r/i/persist --log-path k8s-file:/s/i/log --log-level error --no-sync-log --no-new-keyring --stdin"
+        " --persist-dir /r/i/persist --log-path k8s-file:/s/i/log --log-level error --no-sync-log --stdin"
     )
 
 

@@ -79,7 +79,7 @@ def argv(
     words += [f"--runtime-arg={word}" for word in runtime[1:]]
     words += ["--bundle", str(folders.bundle), "--full-attach", "--container-pidfile", str(folders.pid)]
     words += ["--conmon-pidfile", str(folders.monitor_pid), "--exit-dir", str(folders.exits), "--persist-dir", str(folders.persist)]
-    words += ["--log-path", f"k8s-file:{log}", "--log-level", "error", "--no-sync-log", "--no-new-keyring"]
+    words += ["--log-path", f"k8s-file:{log}", "--log-level", "error", "--no-sync-log"]
     words += ["--terminal"] if tty else []
     return words + (["--stdin"] if stdin and not tty else [])
 

@@ -21,6 +21,7 @@ import time
 import weakref
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from twinhull import home
 from twinhull.errors import ConflictError, PermanentError, TwinhullError, UnsupportedError, UserError
@@ -31,7 +32,8 @@ from twinhull.instance.streams import Stream
 from twinhull.spec.instance import Resources
 from twinhull.sys import cgroup, fs, mounts, proc, trees
 
-TRAITS = Traits(root=RootKind.LAYERS, port=PortKind.NETNS, host_network=True, pause=True, reasons={})
+_NO_SNAPSHOT = "only a VM's memory can be kept (Debian's crun is built without checkpoints)"
+TRAITS = Traits(root=RootKind.LAYERS, port=PortKind.NETNS, host_network=True, pause=True, reasons={"snapshot": _NO_SNAPSHOT})
 _KILL_PATIENCE = 10.0
 """Seconds for the processes of a cgroup to go after KILL."""
 _MONITOR_PATIENCE = 2.0
@@ -43,7 +45,7 @@ _LOST = 137
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class Running:
     """state.json. Start times are those of `proc.start_time`."""
 
     pid: int
@@ -63,9 +65,10 @@ class ContainerInstance(Instance):
         self._folders = conmon.Folders(launch.paths.run)
         self._runtimes_state = runtimes_state or launch.paths.run.parent.parent / "oci"
         self._cgroup = cgroup.Cgroup(launch.cgroup)
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._exit: Exit | None = None
         self._parked: _Parked | None = None
+        self._size: tuple[int, int] | None = None
         self._attached: weakref.WeakSet[sessions.Workload] = weakref.WeakSet()
 
     # life
@@ -75,18 +78,19 @@ class ContainerInstance(Instance):
         stage, identity = self._prepared()
         process = replace(self.launch.process, argv=oci.argv(self.launch), env=users.with_home(self.launch.process.env, identity))
         launch = replace(self.launch, process=process)
-        config = compiled.with_filter(oci.config(launch, identity, stage, self._facts()))
+        config = compiled.with_filter(self._adapted(oci.config(launch, identity, stage, self._facts())))
         (self._folders.bundle / "config.json").write_text(json.dumps(config))
         pid = await self._create_under_monitor()
         compiled.keep(config, self._runtime().state / launch.id / "seccomp.bpf")
         monitor = int(self._folders.monitor_pid.read_text())
-        self._note(_Running(pid, proc.start_time(pid) or 0, monitor, proc.start_time(monitor) or 0))
+        self._note(Running(pid, proc.start_time(pid) or 0, monitor, proc.start_time(monitor) or 0))
         staging.release(self.launch)
 
     async def start(self) -> None:
         running = self._required()
         self._note(replace(running, started=True))
-        result = await proc.run(self._runtime().start(self.launch.id, self._folders.runtime_log), check=False)
+        command = self._runtime().start(self.launch.id, self._folders.runtime_log)
+        result = await proc.run(self._starting(command), check=False)
         if result.status != 0:
             raise self._failure("start", conmon.runtime_error(self._folders) or result.stderr.decode("utf-8", "replace"))
 
@@ -162,10 +166,10 @@ class ContainerInstance(Instance):
         running = self._alive()
         if self._is_paused():
             raise ConflictError(f"{self.launch.name} is paused", f"twinhull unpause {self.launch.name}")
-        with mounts.folder(f"/proc/{running.pid}/root") as root:
+        with self._inside(running) as root:
             identity = _identity(root, process.user)
             env = users.with_home(process.env, identity)
-            programs.check(root, process.argv, env, process.cwd)
+            programs.check(root, process.argv, env, process.cwd, self._unseen())
         spec = oci.process(self.launch, replace(process, env=env), identity, self._facts())
         return await self._start_exec(spec, process)
 
@@ -180,10 +184,10 @@ class ContainerInstance(Instance):
             raise ConflictError(f"{launch.name} isn't running") from error
         session = sessions.Workload(
             stream,
-            self._folders,
             tty=launch.process.tty,
             stdin=launch.process.stdin,
             ended=self._exit_code,
+            resize=self._resize,
             kill=self.signal,
             park=self._park,
         )
@@ -214,8 +218,8 @@ class ContainerInstance(Instance):
 
     async def top(self) -> list[dict[str, str]]:
         running = self._alive()
-        with mounts.folder(f"/proc/{running.pid}/root") as root:
-            names = users.names(_text(root, "/etc/passwd"))
+        with self._inside(running) as root:
+            names = users.names(text_inside(root, "/etc/passwd"))
         base = self.launch.id_base if oci.has_user_namespace(self.launch) else 0
         return processes.table(self._cgroup.pids(), base, names)
 
@@ -243,7 +247,7 @@ class ContainerInstance(Instance):
         launch, folders = self.launch, self._folders
         command = conmon.argv(
             conmon=runtimes.monitor(),
-            runtime=self._runtime().command(folders.runtime_log),
+            runtime=self._creating(self._runtime().command(folders.runtime_log)),
             instance=launch.id,
             name=launch.name,
             folders=folders,
@@ -264,6 +268,18 @@ class ContainerInstance(Instance):
         finally:
             answers.close()
 
+    def _adapted(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration as the runtime needs it."""
+        return config
+
+    def _creating(self, command: list[str]) -> list[str]:
+        """How the monitor calls the runtime."""
+        return command
+
+    def _starting(self, command: list[str]) -> list[str]:
+        """How `start` calls the runtime."""
+        return command
+
     def _monitor_environment(self) -> dict[str, str]:
         """conmon puts a terminal's socket into TMPDIR."""
         return {"TMPDIR": "/tmp", "XDG_RUNTIME_DIR": "/run"}
@@ -274,6 +290,17 @@ class ContainerInstance(Instance):
 
     # steps of exec
 
+    def _inside(self, running: Running) -> contextlib.AbstractContextManager[int]:
+        """The root as the workload sees it."""
+        return mounts.folder(f"/proc/{running.pid}/root")
+
+    def _unseen(self) -> tuple[str, ...]:
+        """Targets below which `_inside` doesn't show what the workload sees."""
+        return ()
+
+    def _execs(self, said: sessions.Said, *descriptors: int) -> sessions.Launcher:
+        return sessions.Launcher(said, descriptors)
+
     async def _start_exec(self, spec: dict[str, object], process: Process) -> Session:
         described = os.memfd_create("process", os.MFD_CLOEXEC)
         runtime = self._runtime()
@@ -281,7 +308,7 @@ class ContainerInstance(Instance):
         said = sessions.Said(None if runtime.hands_over else self.launch.paths.run / f"{name}.pid")
         try:
             os.write(described, json.dumps(spec).encode())
-            launcher = sessions.Launcher(said, (described,))
+            launcher = self._execs(said, described)
             command = runtime.exec(self.launch.id, f"/proc/self/fd/{described}", said.pid_file, said.log_file)
             if not runtime.hands_over:
                 staging.leave_root(self.launch)
@@ -302,12 +329,13 @@ class ContainerInstance(Instance):
         if agent is None:
             raise UnsupportedError("the agent's binary isn't there", "make setup")
         launcher = sessions.Launcher(sessions.Said(), ())
-        layers = (self.launch.paths.state / "upper", *self.launch.root.layers)
+        lowers = self.launch.root.layers if argv[0] == "diff" else ()
+        layers = (self.launch.paths.state / "upper", *lowers)
         return await launcher.with_pipes([str(agent), *argv, *(str(layer) for layer in layers)], stdin=False)
 
     # steps of the end
 
-    async def _wait_monitor(self, running: _Running) -> None:
+    async def _wait_monitor(self, running: Running) -> None:
         """Until conmon has ended. Attached readers that stalled are dropped once the workload has gone, for conmon waits for them."""
         while proc.alive(running.monitor, running.monitor_started):
             with contextlib.suppress(TimeoutError):
@@ -317,7 +345,7 @@ class ContainerInstance(Instance):
                 for session in [session for session in self._attached if session.stalled(_STALL)]:
                     session.drop()
 
-    async def _settle(self, running: _Running) -> None:
+    async def _settle(self, running: Running) -> None:
         """conmon has gone: the exit code is there, or conmon was killed and the workload must go as well."""
         found = conmon.exit_code(self._folders, self.launch.id)
         if found is None:
@@ -346,7 +374,7 @@ class ContainerInstance(Instance):
         await self._kill_leftovers(running)
         await self._kill_all()
 
-    async def _kill_leftovers(self, running: _Running | None) -> None:
+    async def _kill_leftovers(self, running: Running | None) -> None:
         """Monitors and runtimes of this bundle. Without a note there may be some that nobody wrote down; then /proc is searched."""
         if running is not None:
             for pid, started in ((running.monitor, running.monitor_started), (running.pid, running.pid_started)):
@@ -388,12 +416,12 @@ class ContainerInstance(Instance):
     def _facts(self) -> oci.Host:
         return facts(self.launch.paths.state, devices=self.launch.security.privileged)
 
-    def _required(self) -> _Running:
+    def _required(self) -> Running:
         if self._running is None:
             raise ConflictError(f"{self.launch.name} isn't created")
         return self._running
 
-    def _alive(self) -> _Running:
+    def _alive(self) -> Running:
         running = self._required()
         if self._exit is not None or not proc.alive(running.pid, running.pid_started):
             raise ConflictError(f"{self.launch.name} isn't running")
@@ -414,6 +442,10 @@ class ContainerInstance(Instance):
     async def _exit_code(self) -> int:
         return (await self.wait()).code
 
+    def _resize(self, rows: int, cols: int) -> None:
+        self._size = (rows, cols)
+        conmon.resize(self._folders, rows, cols)
+
     def _park(self, stream: Stream) -> None:
         self._unpark()
         self._parked = _Parked(stream)
@@ -423,13 +455,13 @@ class ContainerInstance(Instance):
         if parked is not None:
             parked.close()
 
-    def _note(self, running: _Running) -> None:
+    def _note(self, running: Running) -> None:
         self._running = running
         fs.write_atomic(self.launch.paths.run / "state.json", json.dumps(asdict(running)), sync=False)
 
-    def _read_note(self) -> _Running | None:
+    def _read_note(self) -> Running | None:
         try:
-            return _Running(**json.loads((self.launch.paths.run / "state.json").read_text()))
+            return Running(**json.loads((self.launch.paths.run / "state.json").read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -481,10 +513,10 @@ async def _kill(pid: int) -> None:
 
 
 def _identity(root: int, user: str) -> users.Identity:
-    return users.resolve(user, _text(root, "/etc/passwd"), _text(root, "/etc/group"))
+    return users.resolve(user, text_inside(root, "/etc/passwd"), text_inside(root, "/etc/group"))
 
 
-def _text(root: int, path: str) -> str:
+def text_inside(root: int, path: str) -> str:
     return (mounts.read_inside(root, path) or b"").decode("utf-8", "surrogateescape")
 
 

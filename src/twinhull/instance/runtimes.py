@@ -20,13 +20,14 @@ class OciRuntime:
     """A program with its global options. `state`: where it keeps a folder per container.
 
     `hands_over`: a foreground exec takes --console-socket (crun). The others want a terminal as their own stdin instead, write the pid file
-    by renaming, and run where the root was (runc, runsc).
+    by renaming, and run where the root was (runc, runsc). `pid_option`: what names the exec's pid as it is known to `kill`.
     """
 
     program: str
     state: Path
     options: tuple[str, ...] = ()
     hands_over: bool = True
+    pid_option: str = "--pid-file"
 
     def command(self, log: Path | str | None = None) -> list[str]:
         """The start of each command line; errors go to `log` as JSON lines."""
@@ -47,7 +48,7 @@ class OciRuntime:
 
     def exec(self, instance: str, process: str, pid_file: str, log: str) -> list[str]:
         """Another process; in the foreground, so that the exit status is the process's own."""
-        return [*self.command(log), "exec", "--process", process, "--pid-file", pid_file, instance]
+        return [*self.command(log), "exec", "--process", process, self.pid_option, pid_file, instance]
 
 
 def container_runtime(state: Path) -> OciRuntime:
@@ -71,3 +72,15 @@ def monitor() -> str:
 def find(name: str, search: str = _SEARCH) -> str | None:
     """A program's path; what was missing once is looked for again by a new daemon only."""
     return shutil.which(name, path=search)
+
+
+def sandbox_runtime(state: Path, *, network: str) -> OciRuntime:
+    """gVisor's runsc. `network`: "sandbox" (gVisor's own stack on the namespace's interfaces) or "none".
+
+    Raises UnsupportedError with the mend.
+    """
+    program = find("runsc")
+    if program is None:
+        raise UnsupportedError("runsc isn't installed", "apt install runsc")
+    options = (f"--network={network}", "--net-raw", "--ignore-cgroups", "--platform=ptrace")
+    return OciRuntime(program, state / "runsc", options, hands_over=False, pid_option="--internal-pid-file")

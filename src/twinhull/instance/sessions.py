@@ -22,6 +22,8 @@ from twinhull.instance.base import STDERR, STDOUT, Session
 from twinhull.instance.streams import Stream, merged
 from twinhull.sys import proc
 
+Kill = Callable[[int, int], Awaitable[None]]
+"""(pid inside, signal)."""
 _MARKS = {conmon.STDOUT_MARK: STDOUT, conmon.STDERR_MARK: STDERR}
 _PID_PATIENCE = 2.0
 """Seconds for the runtime to say the exec's pid."""
@@ -45,15 +47,15 @@ class Workload(Session):
     def __init__(
         self,
         stream: Stream,
-        folders: conmon.Folders,
         *,
         tty: bool,
         stdin: bool,
         ended: Callable[[], Awaitable[int]],
+        resize: Callable[[int, int], None],
         kill: Callable[[int], Awaitable[None]],
         park: Callable[[Stream], None],
     ) -> None:
-        self._stream, self._folders, self._tty, self._stdin = stream, folders, tty, stdin
+        self._stream, self._tty, self._stdin, self._resize = stream, tty, stdin, resize
         self._ended, self._kill, self._park = ended, kill, park
         self._delivered = asyncio.Event()
         self._reading = False
@@ -83,7 +85,7 @@ class Workload(Session):
 
     async def resize(self, rows: int, cols: int) -> None:
         if self._tty:
-            conmon.resize(self._folders, rows, cols)
+            self._resize(rows, cols)
 
     async def output(self) -> AsyncIterator[tuple[int, bytes]]:
         self._reading = True
@@ -127,8 +129,9 @@ class Exec(Session):
         said: Said,
         *,
         runtime_terminal: bool = False,
+        inside: Kill | None = None,
     ) -> None:
-        self._runtime_terminal = runtime_terminal
+        self._runtime_terminal, self._inside = runtime_terminal, inside
         self._process, self._streams, self._stdin, self._said = process, dict(streams), stdin, said
         self._exit = asyncio.ensure_future(process.wait())
         self._delivered = asyncio.Event()
@@ -178,15 +181,19 @@ class Exec(Session):
 
     async def signal(self, number: int) -> None:
         pid = await self._said.wait_pid(self._exit)
-        if pid and not self._exit.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        if not pid or self._exit.done():
+            return
+        if self._inside is not None:
+            await self._inside(pid, number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     async def close(self) -> None:
         try:
             if not self._exit.done():
                 pid = await self._said.wait_pid(self._exit)
-                await _end_session(pid)
+                await (self._inside(pid, signal.SIGKILL) if self._inside is not None else _end_session(pid))
                 await self._end()
         finally:
             for stream in (*self._streams.values(), *([self._stdin] if self._stdin else [])):
@@ -206,10 +213,13 @@ class Exec(Session):
 
 
 class Launcher:
-    """Starts one exec of the runtime; what `descriptors` name is passed on besides what it says."""
+    """Starts one exec of the runtime; what `descriptors` name is passed on besides what it says.
 
-    def __init__(self, said: Said, descriptors: tuple[int, ...]) -> None:
-        self._said, self._passed = said, (*descriptors, *said.descriptors)
+    `inside`: how to signal the exec's process where its pid isn't one of the host's.
+    """
+
+    def __init__(self, said: Said, descriptors: tuple[int, ...], inside: Kill | None = None) -> None:
+        self._said, self._passed, self._inside = said, (*descriptors, *said.descriptors), inside
 
     async def with_pipes(self, command: list[str], *, stdin: bool) -> Exec:
         """Three pipes; without stdin, /dev/null."""
@@ -226,7 +236,7 @@ class Launcher:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
-        return Exec(process, {n: s for n, s in ours.items() if n != 0}, ours.get(0), self._said)
+        return Exec(process, {n: s for n, s in ours.items() if n != 0}, ours.get(0), self._said, inside=self._inside)
 
     async def with_terminal(self, command: list[str], folder: Path, name: str) -> Exec:
         """A terminal, whose other end is inside."""
@@ -245,7 +255,7 @@ class Launcher:
                 await ended
                 raise
             streams = {} if terminal is None else {STDOUT: terminal}
-            return Exec(process, streams, terminal, self._said)
+            return Exec(process, streams, terminal, self._said, inside=self._inside)
         finally:
             console.close()
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import secrets
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,23 @@ def release(launch: Launch) -> None:
     stage = _stage(launch)
     mounts.unmount_all(stage)
     trees.remove(stage)
+
+
+@contextlib.contextmanager
+def view(launch: Launch) -> Iterator[int]:
+    """A descriptor of a read-only view of the root, for looking up names where the workload's own root can't be reached."""
+    _open_stages()
+    place = STAGES / f"view-{launch.id[:12]}-{secrets.token_hex(4)}"
+    place.mkdir(mode=0o700)
+    try:
+        with contextlib.ExitStack() as descriptors:
+            layers = [mounts.folder(folder) for folder in (launch.paths.state / "upper", *launch.root.layers)]
+            mounts.overlay(place, [descriptors.enter_context(layer) for layer in layers], None, None)
+        with mounts.folder(place) as root:
+            yield root
+    finally:
+        mounts.unmount_all(place)
+        place.rmdir()
 
 
 def leave_root(launch: Launch) -> None:
