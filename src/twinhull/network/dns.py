@@ -250,7 +250,7 @@ class Resolvers:
         port = port or _free_port(view.gateway, {running.port for name, running in self._running.items() if name != view.name})
         config = self._folder / f"{view.name}.conf"
         fs.write_atomic(config, self._configuration(view, port), sync=False)
-        await proc.run(["dnsmasq", f"--conf-file={config}"], timeout=20)
+        await _launch(config)
         pid = int(self._pid_file(view.name).read_text())
         started = proc.start_time(pid)
         if started is None:
@@ -338,6 +338,17 @@ def _bindable(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+async def _launch(config: Path) -> None:
+    """Start dnsmasq; it listens when this returns."""
+    try:
+        await proc.run(["dnsmasq", f"--conf-file={config}"], timeout=20)
+    except proc.ProcessError as error:
+        if "inotify" in error.stderr:
+            hint = "each network needs one inotify instance: sysctl -w fs.inotify.max_user_instances=1024"
+            raise PermanentError(f"start a resolver: {error.stderr.strip()}", hint) from error
+        raise
 
 
 async def _end(pid: int) -> None:
