@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from twinhull.home import Home
 from twinhull.network.dns import strays
 from twinhull.network.host import NetworkHost
 from twinhull.sys import proc
+from twinhull.sys.fs import remove_tree
+from twinhull.sys.libnftables import Nft
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -152,18 +155,44 @@ async def test_bad_ids_are_refused(host: NetworkHost, instance_id: str) -> None:
         await host.set_names(instance_id, [(FRONT.id, "web", "10.88.0.2")])
 
 
-async def test_names_are_served_from_a_closed_home_too(space: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+async def test_names_are_served_from_an_open_and_a_closed_home(space: None, mode: int) -> None:
     """An unprivileged resolver must get to its files whether others may enter the home or not."""
-    for mode in (0o755, 0o700):
-        where = home.at(tmp_path / f"home{mode:o}")
-        where.run.mkdir(parents=True)
-        where.run.parent.chmod(mode)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(mode)
+        where = home.at(Path(folder))
+        where.run.mkdir()
         made = NetworkHost(where)
         await made.open()
         await made.sync((FRONT,), ())
+        assert (where.run / "names").exists() == (mode == 0o755)
         held = await made.attach_netns((lab.port(FRONT, 2, 0),))
         await made.set_names("a1", [(FRONT.id, "web", "10.88.0.2")])
         assert lab.inside(held, lab.resolve, "10.88.0.1", "web") == (0, ["10.88.0.2"])
         held.close()
         await made.close(remove=True)
         assert lab.leftovers(where) == []
+
+
+async def test_names_of_a_deleted_home_are_removed_by_the_next_daemon(space: None, tmp_path: Path) -> None:
+    where, other = home.at(tmp_path / "gone"), home.at(tmp_path / "next")
+    for each in (where, other):
+        each.run.mkdir(parents=True)
+        each.run.parent.chmod(0o700)
+    folder = Path(f"/run/twinhull-names-{where.tag}")
+    await _open_and_close(where, remove=False)
+    assert folder.is_dir()
+    await _open_and_close(other, remove=False)
+    assert folder.is_dir(), "its home is still there"
+    remove_tree(where.run.parent)
+    await _open_and_close(other, remove=True)
+    assert not folder.exists()
+    nft = Nft()
+    nft.run(f"delete table inet {where.nft_table}")
+    nft.close()
+
+
+async def _open_and_close(where: Home, *, remove: bool) -> None:
+    made = NetworkHost(where)
+    await made.open()
+    await made.close(remove=remove)

@@ -38,6 +38,8 @@ _LAST_PORT = 10452
 _GRACE = 2.0
 _HOST_RESOLV = "/etc/resolv.conf"
 _RESTART_PAUSE = 1.0
+_ELSEWHERE = "/run/twinhull-names-"
+_OWNER = ".home"
 _SERVER = re.compile(r"[0-9A-Fa-f:.]+(#[0-9]{1,5})?")
 
 
@@ -128,6 +130,8 @@ class Resolvers:
         self._names = _served_folder(self._home)
         self._names.mkdir(parents=True, exist_ok=True, mode=0o755)
         self._names.chmod(0o755)
+        _sign(self._names, self._home)
+        _remove_orphans()
 
     def port(self, view: View) -> int | None:
         """Where the view is served on its gateway's address, if it runs."""
@@ -213,7 +217,7 @@ class Resolvers:
         return self._names / f"{number:x}"
 
     def _network_folders(self) -> list[Path]:
-        return list(self._names.iterdir()) if self._names.is_dir() else []
+        return [path for path in self._names.iterdir() if not path.name.startswith(".")] if self._names.is_dir() else []
 
     # processes
 
@@ -319,7 +323,21 @@ def _served_folder(home: Home) -> Path:
     parents = [path for path in (home.run, *home.run.parents) if path.exists()]
     if all(path.stat().st_mode & 0o001 for path in parents):
         return home.run / "names"
-    return Path(f"/run/twinhull-names-{home.tag}")
+    return Path(f"{_ELSEWHERE}{home.tag}")
+
+
+def _sign(folder: Path, home: Home) -> None:
+    """Write down whose folder it is."""
+    owner = folder / _OWNER
+    if not owner.is_symlink():
+        owner.symlink_to(home.run)
+
+
+def _remove_orphans() -> None:
+    """Folders of /run whose home was deleted without `close(remove=True)`."""
+    for folder in Path(_ELSEWHERE).parent.glob(f"{Path(_ELSEWHERE).name}*"):
+        if (folder / _OWNER).is_symlink() and not (folder / _OWNER).exists():
+            fs.remove_tree(folder)
 
 
 def _free_port(address: str, taken: Collection[int]) -> int:
