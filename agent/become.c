@@ -30,7 +30,7 @@ static const char *variable(const struct process *process, const char *name)
 
 static bool is_tool(const struct launch *launch)
 {
-	return launch->process->flags & (P_TOOL | P_HOST_SIDE);
+	return launch->process->flags & P_TOOL || launch->place == PLACE_OUTSIDE;
 }
 
 int identity_find(const struct launch *launch, struct identity *identity, struct fault *fault)
@@ -54,7 +54,7 @@ int identity_enter_folder(const struct launch *launch, struct fault *fault)
 	const char *path = *launch->process->cwd ? launch->process->cwd : "/";
 	int root, folder;
 
-	if (launch->process->flags & P_HOST_SIDE)
+	if (launch->place == PLACE_OUTSIDE)
 		return chdir("/");
 	if (path[0] != '/')
 		return fault_request(fault, "working directory %s: not an absolute path", path);
@@ -173,7 +173,7 @@ int identity_find_program(const struct launch *launch, struct identity *identity
 {
 	const char *name = launch->process->argv[0], *path = variable(launch->process, "PATH");
 
-	if (launch->process->flags & P_HOST_SIDE) {
+	if (launch->place == PLACE_OUTSIDE) {
 		strcpy(identity->program, "/proc/self/exe");
 		return 0;
 	}

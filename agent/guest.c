@@ -28,7 +28,7 @@ enum {
 	STATE_EXITED,
 	SESSIONS_MAX = 512,
 	REQUEST_MAX = 32 * 1024 * 1024,
-	HELLO_SIZE = 100,
+	HELLO_SIZE = 92,
 	NONCE_SIZE = 16,
 	ENTROPY_SIZE = 64,
 	IDLE_MS = 1000, /* a missed edge on the port costs at most this */
@@ -167,7 +167,7 @@ static int start_exec(struct guest *guest, const struct frame *frame, struct con
 {
 	struct spawned spawned;
 	bool outside = parsed->process.flags & P_HOST_SIDE;
-	struct launch launch = {guest->machine, &guest->config, &parsed->process, outside ? -1 : guest->workload_fd};
+	struct launch launch = {outside ? PLACE_OUTSIDE : PLACE_INSIDE, guest->machine, &guest->config, &parsed->process, guest->workload_fd};
 
 	if (frame->stream == 0 || find_session(guest, frame->stream))
 		return fault_request(fault, "stream %u is taken", frame->stream);
@@ -211,7 +211,7 @@ static int configure(struct guest *guest, const struct frame *frame, struct faul
 	if (cgroup_limit(guest->machine->cgroup, &guest->config.resources, fault) < 0 || net_configure(&guest->config, fault) < 0 ||
 	    (guest->machine->real && machine_mount_disks(fault) < 0))
 		return -1;
-	struct launch launch = {guest->machine, &guest->config, &guest->config.process, -1};
+	struct launch launch = {PLACE_NEW, guest->machine, &guest->config, &guest->config.process, -1};
 	if (spawn(&launch, &spawned, fault) < 0)
 		return -1;
 	session_adopt(&guest->workload, &spawned, guest->config.process.flags & P_TTY);
@@ -262,10 +262,8 @@ static void on_hello(struct guest *guest, const struct frame *frame)
 	guest->workload.request = 0; /* whoever asked is gone; nobody listens to answers on stream 0 */
 	forget_assembly(guest);
 	ring_rewind(&guest->ring, get64(frame->data + 20));
-	if (guest->machine->real) {
-		machine_set_clock(get64(frame->data + 28));
-		machine_add_entropy(frame->data + 36, ENTROPY_SIZE);
-	}
+	if (guest->machine->real)
+		machine_add_entropy(frame->data + 28, ENTROPY_SIZE);
 	send_welcome(guest, frame->data + 4);
 }
 

@@ -111,17 +111,17 @@ static int enter_existing(const struct launch *launch, struct fault *fault)
 
 static int enter(const struct launch *launch, struct fault *fault)
 {
-	if (launch->process->flags & P_HOST_SIDE)
-		return 0;
 	write_text(AT_FDCWD, "/proc/self/oom_score_adj", "0");
-	return launch->target < 0 ? enter_new(launch, fault) : enter_existing(launch, fault);
+	if (launch->place == PLACE_OUTSIDE)
+		return 0;
+	return launch->place == PLACE_NEW ? enter_new(launch, fault) : enter_existing(launch, fault);
 }
 
 /* 0, 1 and 2 become pipes or the terminal, owned by the user, so that it may reopen /dev/stdout. */
 static int set_stdio(const struct launch *launch, int sync, int *pipes, uid_t owner, struct fault *fault)
 {
 	if (launch->process->flags & P_TTY) {
-		int master = terminal_open(launch->process, owner, launch->target < 0, fault);
+		int master = terminal_open(launch->process, owner, launch->place == PLACE_NEW, fault);
 		if (master < 0)
 			return -1;
 		send_message(sync, SPAWN_TTY, master, NULL);
@@ -155,7 +155,7 @@ static void wait_for_go(int sync)
 static int run(const struct launch *launch, int sync, int *pipes, struct fault *fault)
 {
 	struct identity identity;
-	bool workload = launch->target < 0;
+	bool workload = launch->place == PLACE_NEW;
 
 	reset_signals();
 	umask(022);
@@ -215,9 +215,9 @@ static pid_t fork_into(int target)
 
 static pid_t fork_for(const struct launch *launch)
 {
-	if (launch->process->flags & P_HOST_SIDE)
+	if (launch->place == PLACE_OUTSIDE)
 		return fork();
-	return launch->target < 0 ? fork_new() : fork_into(launch->target);
+	return launch->place == PLACE_NEW ? fork_new() : fork_into(launch->target);
 }
 
 int spawn(const struct launch *launch, struct spawned *spawned, struct fault *fault)
@@ -240,8 +240,8 @@ int spawn(const struct launch *launch, struct spawned *spawned, struct fault *fa
 	if (pid < 0) {
 		close(sync[0]);
 		close_all(pipes.parent);
-		return fault_set(fault, launch->target < 0 ? FAULT_INTERNAL : FAULT_STATE, 0, "start a process: %s",
-				 launch->target < 0 ? strerror(error) : "the workload isn't running");
+		return fault_set(fault, launch->place == PLACE_INSIDE ? FAULT_STATE : FAULT_INTERNAL, 0, "start a process: %s",
+				 launch->place == PLACE_INSIDE ? "the workload isn't running" : strerror(error));
 	}
 	fcntl(sync[0], F_SETFL, O_NONBLOCK);
 	*spawned = (struct spawned){pid, sync[0], pipes.parent[0], pipes.parent[1], pipes.parent[2]};

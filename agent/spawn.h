@@ -9,11 +9,15 @@
 #include "fault.h"
 #include "machine.h"
 
+/* Where a program runs: as the workload in namespaces of its own, in the workload's, or in the agent's (its own tools only). */
+enum place { PLACE_NEW, PLACE_INSIDE, PLACE_OUTSIDE };
+
 struct launch {
+	enum place place;
 	const struct machine *machine;
 	const struct config *config;   /* the guest's */
 	const struct process *process; /* config->process for the workload */
-	int target;		       /* pidfd of the workload; -1: this is the workload */
+	int target;		       /* pidfd of the workload, with PLACE_INSIDE */
 };
 
 /* The parent's ends; -1 where there is none. A TTY arrives later, with a SPAWN_TTY message. */

@@ -381,6 +381,20 @@ async def test_tools_work_before_the_start(lab: Lab) -> None:
     assert (await client.wait_exit()).code == 0
 
 
+async def test_host_side_tools_are_outside_the_root_and_need_no_workload(lab: Lab) -> None:
+    (lab.volumes / "upper/etc").mkdir(parents=True)
+    (lab.volumes / "upper/etc/new").touch()
+    argv = (AGENT, "diff", str(lab.volumes / "upper"), str(lab.root))
+    client = await lab.connect()
+    before = await collect(await client.exec(Process(argv=argv, env=()), host_side=True))
+    assert before == (0, b"C /etc\0A /etc/new\0", b"")
+    await client.configure(config("sh", "-c", "exit 2", init=True))
+    assert await collect(await client.exec(Process(argv=argv, env=(), tty=True), host_side=True)) == before
+    await client.start()
+    assert (await client.wait_exit()).code == 2
+    assert await collect(await client.exec(Process(argv=argv, env=()), host_side=True)) == before
+
+
 async def test_stats_and_top(lab: Lab) -> None:
     client = await lab.connect()
     await client.configure(config("sh", "-c", "sleep 1000 & exec sleep 2000", user="web"))

@@ -322,7 +322,7 @@ def _half_send(path: str, part: bytes) -> None:
     nonce = os.urandom(frames.NONCE_SIZE)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        connection.sendall(frames.hello(nonce, 0, 0, bytes(frames.ENTROPY_SIZE)))
+        connection.sendall(frames.hello(nonce, 0, bytes(frames.ENTROPY_SIZE)))
         received = b""
         while nonce not in received:
             received += connection.recv(65536)

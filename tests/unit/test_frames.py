@@ -139,11 +139,11 @@ def test_requests_on_the_wire() -> None:
 
 
 def test_hello_begins_with_a_flush_of_the_longest_frame() -> None:
-    data = frames.hello(NONCE, 7, 8, bytes(64))
+    data = frames.hello(NONCE, 7, bytes(64))
     assert data[: len(frames.FLUSH)] == bytes(12 + 65536)
     rest = data[len(frames.FLUSH) :]
-    assert rest[:12].hex() == "a50100000000000065000000"
-    assert rest[12:-1] == struct.pack("<I", 1) + NONCE + struct.pack("<QQ", 7, 8) + bytes(64)
+    assert rest[:12].hex() == "a5010000000000005d000000"
+    assert rest[12:-1] == struct.pack("<I", 1) + NONCE + struct.pack("<Q", 7) + bytes(64)
     assert rest[-1:] == frames.TRAILER
 
 

@@ -257,10 +257,11 @@ class AgentClient:
     # ---- inside
 
     async def _greet(self) -> None:
-        self.write_nowait(frames.hello(self._nonce, self._offset, time.time_ns(), os.urandom(frames.ENTROPY_SIZE)))
+        self.write_nowait(frames.hello(self._nonce, self._offset, os.urandom(frames.ENTROPY_SIZE)))
         welcome = await self._welcome
         if welcome.version != frames.VERSION:
             raise PermanentError(f"the guest agent speaks protocol {welcome.version}, not {frames.VERSION}", "run `make setup` again")
+        self.write_nowait(frames.clock(self._take_stream(), time.time_ns()))
 
     def _handle(self, message: Message) -> None:
         match message:

@@ -232,9 +232,9 @@ def _frames(kind: Kind, stream: int, payload: bytes) -> Iterator[bytes]:
         yield HEADER.pack(MARKER, kind, flags, stream, len(part) + len(TRAILER)) + part + TRAILER
 
 
-def hello(nonce: bytes, log_offset: int, realtime_ns: int, entropy: bytes) -> bytes:
+def hello(nonce: bytes, log_offset: int, entropy: bytes) -> bytes:
     """FLUSH and HELLO: the first bytes of every connection."""
-    body = struct.pack("<I16sQQ64s", VERSION, nonce, log_offset, realtime_ns, entropy)
+    body = struct.pack("<I16sQ64s", VERSION, nonce, log_offset, entropy)
     return FLUSH + encode(Kind.HELLO, 0, body)
 
 
