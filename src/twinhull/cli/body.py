@@ -7,6 +7,7 @@ InstanceSpec. Only what was given is in it. What comes from around (environment,
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinhull.cli import mounts, ports, values
@@ -274,7 +275,7 @@ def _log_option(text: str) -> dict[str, Any]:
 
 
 def _security_option(text: str, around: Here) -> dict[str, Any]:
-    key, _, value = text.replace(":", "=", 1).partition("=")
+    key, value = re.match(r"([^=:]*)[=:]?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if key == "no-new-privileges":
         return {"no_new_privileges": values.boolean(value or "true")}
     if key == "seccomp" and value:

@@ -49,7 +49,7 @@ def overview() -> str:
         "Usage: twinhull COMMAND [OPTIONS] …\n",
     ]
     for title, module in table.GROUPS:
-        lines = [_two(_listed(command), command.summary, 20) for command in table.rows(module) if not command.hidden]
+        lines = [_two(_listed(command), command.summary, 28) for command in table.rows(module) if not command.hidden]
         parts.append("\n".join([f"{title}:", *lines]) + "\n")
     parts.append("twinhull COMMAND --help shows a command's options and examples; twinhull help templates, what --format understands.")
     parts.append("TWINHULL_HOME moves everything to one folder; TWINHULL_HOST names another daemon; NO_COLOR switches colours off.\n")

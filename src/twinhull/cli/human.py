@@ -19,9 +19,9 @@ def binary_size(count: float) -> str:
 
 def _scaled(count: float, step: int, units: tuple[str, ...]) -> str:
     value, index = float(count), 0
-    while abs(value) >= step and index < len(units) - 1:
+    while max(value, float(f"{value:.3g}")) >= step and index < len(units) - 1:
         value, index = value / step, index + 1
-    return f"{value:.3g}{units[index]}" if abs(value) < 1000 else f"{value:.0f}{units[index]}"
+    return f"{value:.3g}{units[index]}" if value < 1000 else f"{value:.0f}{units[index]}"
 
 
 def span(seconds: float) -> str:

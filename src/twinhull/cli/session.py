@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import stat
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinhull.client.thin import CONTROL, HIGH_WATER, STDOUT
@@ -31,6 +32,7 @@ _OUT_HIGH = 1024 * 1024
 """Bytes for stdout and stderr above which the daemon isn't read."""
 PROXIED = ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2", "CONT", "WINCH")
 """Signals passed on; WINCH as a resize."""
+_ENDING = ("INT", "TERM", "HUP", "QUIT")
 
 
 class Detached(Exception):  # noqa: N818 (not an error)
@@ -50,19 +52,38 @@ class Options(NamedTuple):
     """Sends a signal beside the stream, for when unread stdin stands in its way; None: there is no other way (exec)."""
 
 
-class _Sink:
-    """One output descriptor and what waits for it."""
+class _Output:
+    """What came and isn't written yet, in the order in which it came: on a terminal stdout and stderr keep their order."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.waiting = bytearray()
-        kind = os.fstat(descriptor).st_mode
-        self._piece = _PIPE_CHUNK if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or stat.S_ISCHR(kind) else _CHUNK
+    def __init__(self) -> None:
+        self.size = 0
+        self._waiting: deque[tuple[int, memoryview]] = deque()
+        self._pieces = {descriptor: _piece(descriptor) for descriptor in (1, 2)}
+
+    @property
+    def descriptor(self) -> int:
+        """Where the next bytes go; only if `size` isn't 0."""
+        return self._waiting[0][0]
+
+    def put(self, stream: int, data: bytes) -> None:
+        """More of a stream."""
+        if data:
+            self._waiting.append((1 if stream == STDOUT else 2, memoryview(data)))
+            self.size += len(data)
 
     def write(self) -> None:
-        """What goes without blocking; called when it polls writable."""
-        taken = os.write(self.descriptor, self.waiting[: self._piece])
-        del self.waiting[:taken]
+        """What goes without blocking; called when `descriptor` polls writable."""
+        descriptor, data = self._waiting.popleft()
+        taken = os.write(descriptor, data[: self._pieces[descriptor]])
+        self.size -= taken
+        if taken < len(data):
+            self._waiting.appendleft((descriptor, data[taken:]))
+
+
+def _piece(descriptor: int) -> int:
+    """How much a descriptor takes without blocking once it polls writable."""
+    kind = os.fstat(descriptor).st_mode
+    return _CHUNK if stat.S_ISREG(kind) else _PIPE_CHUNK
 
 
 class Session:
@@ -71,8 +92,7 @@ class Session:
     def __init__(self, duplex: Duplex, options: Options) -> None:
         self._duplex = duplex
         self.options = options
-        self._sinks = {STDOUT: _Sink(1)}
-        self._err = _Sink(2)
+        self._output = _Output()
         self._exit: int | None = None
         self._read_stdin = False
         """From the first sign of life on, so that nothing typed is lost if it can't start."""
@@ -85,6 +105,7 @@ class Session:
         with _Signals(self), _Terminal(self.options.tty and self.options.stdin):
             if self.options.tty:
                 self._resize()
+            self._receive()  # what came together with the handshake, which poll doesn't know of
             while not self._done():
                 self._turn()
         self._duplex.close()
@@ -97,10 +118,7 @@ class Session:
         self._signals.append(number)
 
     def _done(self) -> bool:
-        return (self._duplex.closed or self._exit is not None) and not self._waiting()
-
-    def _waiting(self) -> int:
-        return sum(len(sink.waiting) for sink in (*self._sinks.values(), self._err))
+        return (self._duplex.closed or self._exit is not None) and not self._output.size
 
     def _turn(self) -> None:
         """One poll and what it says."""
@@ -109,9 +127,8 @@ class Session:
         if self.wake in ready:
             _drain(self.wake)
         self._pass_signals_on()
-        for sink in (*self._sinks.values(), self._err):
-            if ready.get(sink.descriptor) and sink.waiting:
-                sink.write()
+        if self._output.size and ready.get(self._output.descriptor):
+            self._output.write()
         if not self._duplex.closed and ready.get(self._duplex.fileno()):
             self._exchange(ready[self._duplex.fileno()])
         if self._read_stdin and ready.get(0):
@@ -121,11 +138,10 @@ class Session:
         poll = select.poll()
         if self.wake >= 0:
             poll.register(self.wake, select.POLLIN)
-        for sink in (*self._sinks.values(), self._err):
-            if sink.waiting:
-                poll.register(sink.descriptor, select.POLLOUT)
+        if self._output.size:
+            poll.register(self._output.descriptor, select.POLLOUT)
         if not self._duplex.closed:
-            reading = select.POLLIN if self._waiting() < _OUT_HIGH else 0
+            reading = select.POLLIN if self._output.size < _OUT_HIGH else 0
             events = reading | (select.POLLOUT if self._duplex.wants_write else 0)
             if events:  # even 0 would report a hang-up, again and again
                 poll.register(self._duplex.fileno(), events)
@@ -136,13 +152,16 @@ class Session:
     def _exchange(self, events: int) -> None:
         if events & select.POLLOUT:
             self._duplex.flush()
-        if self._waiting() < _OUT_HIGH:
-            for kind, payload in self._duplex.receive():
-                self._take(kind, payload)
+        if self._output.size < _OUT_HIGH:
+            self._receive()
+
+    def _receive(self) -> None:
+        for kind, payload in self._duplex.receive():
+            self._take(kind, payload)
 
     def _take(self, kind: int, payload: Any) -> None:
         if kind != CONTROL:
-            self._sinks.get(kind, self._err).waiting.extend(payload)
+            self._output.put(kind, payload)
             return
         if "started" in payload:
             self._read_stdin = self.options.stdin
@@ -172,8 +191,11 @@ class Session:
                 self._send_signal(signal.Signals(number).name.removeprefix("SIG"))
 
     def _send_signal(self, name: str) -> None:
+        """Unread stdin stands in a signal's way: then `run` sends it beside the stream, and `exec` hangs up, which ends its program."""
         if self._duplex.pending and self.options.kill:
             self.options.kill(name)
+        elif self._duplex.pending and name in _ENDING:
+            raise SystemExit(128 + getattr(signal, f"SIG{name}"))
         else:
             self._duplex.send_signal(name)
 
@@ -188,7 +210,7 @@ class DetachKeys:
 
     def __init__(self, sequence: bytes) -> None:
         self._sequence = sequence
-        self._matched = 0
+        self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """(what to pass on, whether the sequence is complete)."""
@@ -196,15 +218,12 @@ class DetachKeys:
             return data, False
         passed = bytearray()
         for byte in data:
-            if byte == self._sequence[self._matched]:
-                self._matched += 1
-                if self._matched == len(self._sequence):
-                    return bytes(passed), True
-                continue
-            passed += self._sequence[: self._matched]
-            self._matched = 1 if byte == self._sequence[0] else 0
-            if not self._matched:
-                passed.append(byte)
+            self._held += bytes((byte,))
+            if self._held == self._sequence:
+                return bytes(passed), True
+            while not self._sequence.startswith(self._held):
+                passed.append(self._held[0])
+                self._held = self._held[1:]
         return bytes(passed), False
 
 
