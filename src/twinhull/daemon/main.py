@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import io
 import logging
 import os
 import resource
@@ -65,6 +66,7 @@ async def _main(home: Home, config: Config, ready_fd: int | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, False)
+    loop.add_signal_handler(signal.SIGUSR1, _log_tasks)
     engine = LocalEngine(home, _settings(config))
     await engine.open()
     gc.freeze()
@@ -86,6 +88,14 @@ async def _serve_until(stop: _Stop, engine: LocalEngine, home: Home, config: Con
         await server
 
 
+def _log_tasks() -> None:
+    """What every task waits for, into the log: `kill -USR1`, as for a Go program's SIGQUIT, but it goes on."""
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        text = io.StringIO()
+        task.print_stack(file=text)
+        _log.info("%s", text.getvalue().rstrip())
+
+
 def _tell_ready(home: Home, ready_fd: int | None) -> None:
     _log.info("ready on %s", home.socket)
     if ready_fd is not None:
@@ -98,6 +108,9 @@ def _settings(config: Config) -> Settings:
         accelerator=config.vm.accelerator,
         allow_privileged=config.security.allow_privileged,
         allow_unconfined=config.security.allow_unconfined,
+        network_pools=(config.network.pool,) if config.network.pool else (),
+        log_max_size=config.logs.max_size,
+        log_max_files=config.logs.max_files,
     )
 
 

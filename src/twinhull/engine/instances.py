@@ -160,14 +160,25 @@ class Instances:
             live.asked_to_end = False
             return await self._bring_up(live, restarts=0, attach=attach)
 
+    def _give_up_start(self, live: Live) -> None:
+        """Break off a start that is under way, so that `rm --force` and `kill` needn't wait for a machine that may never answer."""
+        if live.starting is not None:
+            live.starting.cancel()
+
     async def _bring_up(self, live: Live, *, restarts: int, attach: bool = False) -> Session | None:
         before = live.record
         self.database.save_instance(live.change(desired="running", error=""))
+        live.starting = asyncio.create_task(self._launch(live, attach), name=f"start {live.record.name}")
         try:
-            instance, session = await self._launch(live, attach)
+            instance, session = await live.starting
         except BaseException as error:
+            broken_off = isinstance(error, asyncio.CancelledError) and not _is_cancelled()
             await asyncio.shield(self._undo_start(live, before, error))
+            if broken_off:
+                raise ConflictError(f"the start of {live.record.name} was broken off: it is being removed") from None
             raise
+        finally:
+            live.starting = None
         self.database.save_instance(
             live.change(
                 state=State.RUNNING, started_at=time.time(), finished_at=0.0, restart_count=restarts, exit_reason="", oom_killed=False
@@ -361,6 +372,8 @@ class Instances:
 
     async def remove(self, live: Live, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it with all that it left. A second call waits for nothing and finds nothing."""
+        if force:
+            self._give_up_start(live)
         if (live.up or live.record.state is State.RESTARTING) and not force:
             hint = f"twinhull stop {live.record.name}, or rm --force"
             raise ConflictError(f"instance {live.record.name} is {live.record.state}", hint)
@@ -452,6 +465,12 @@ def dns_names(live: Live) -> list[Name]:
     """Name, short id, hostname and aliases on each network."""
     own = (live.record.name, live.id[:12], live.record.spec.hostname or live.id[:12])
     return [(e.network_id, word, e.address) for e in live.endpoints for word in dict.fromkeys((*own, *e.aliases))]
+
+
+def _is_cancelled() -> bool:
+    """Whether it is the caller that was cancelled, not something it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _tolerant(work: Awaitable[None]) -> None:

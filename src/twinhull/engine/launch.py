@@ -93,8 +93,8 @@ class Launcher:
             init=spec.init,
             id_base=_FIRST_ID + live.record.id_slot * _IDS,
             cgroup=f"{self.home.cgroup}/{live.id[:12]}",
-            log_max_size=spec.logging.max_size,
-            log_max_files=spec.logging.max_files,
+            log_max_size=spec.logging.max_size or self.settings.log_max_size,
+            log_max_files=spec.logging.max_files or self.settings.log_max_files,
         )
 
     async def known(self, live: Live) -> Launch:

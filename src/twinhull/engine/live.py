@@ -9,7 +9,7 @@ from typing import Any
 
 from twinhull.engine.base import AddressView, HealthView, InstanceView
 from twinhull.errors import ConflictError
-from twinhull.instance.base import Instance
+from twinhull.instance.base import Instance, Session
 from twinhull.plan.health import Health
 from twinhull.plan.lifecycle import Event, State, after, is_up
 from twinhull.spec.instance import HealthCheck
@@ -30,6 +30,7 @@ class Live:
     removed: bool = False
     exits: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starting: asyncio.Task[tuple[Instance, Session | None]] | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -56,6 +56,7 @@ from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import merge_environment, signal_number
 from twinhull.spec.validate import DEFAULT_NETWORK
 from twinhull.store.db import Database, NetworkRow
+from twinhull.sys.cgroup import Cgroup
 from twinhull.volume.store import ANONYMOUS, VolumeStore
 
 _log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class LocalEngine(Engine):
         self._events.close()
         await self._tasks.close()
         await self._network.close(remove=all)
+        Cgroup(self.home.cgroup).remove_if_empty()
         self._database.close()
 
     async def info(self) -> dict[str, object]:
@@ -423,7 +425,9 @@ class LocalEngine(Engine):
 
     async def _subnet(self, wanted: str) -> str:
         taken = {network.subnet: network.name for network in self._networks.values()}
-        return await (self._network.check_subnet(wanted, taken) if wanted else self._network.free_subnet(taken))
+        return await (
+            self._network.check_subnet(wanted, taken) if wanted else self._network.free_subnet(taken, self.settings.network_pools)
+        )
 
     async def networks(self) -> tuple[NetworkView, ...]:
         return tuple(self._network_view(record) for record in sorted(self._networks.values(), key=lambda record: record.number))

@@ -12,3 +12,7 @@ class Settings:
     accelerator: str = "auto"
     allow_privileged: bool = False
     allow_unconfined: bool = False
+    network_pools: tuple[str, ...] = ()
+    """Where subnets are taken from; empty: the built-in ones."""
+    log_max_size: int = 16 * 1024 * 1024
+    log_max_files: int = 3

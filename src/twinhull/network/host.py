@@ -215,10 +215,10 @@ class NetworkHost:
 
     # networks
 
-    async def free_subnet(self, taken: Iterable[str] = ()) -> str:
+    async def free_subnet(self, taken: Iterable[str] = (), pools: Sequence[str] = ()) -> str:
         """A subnet that overlaps nothing in this network namespace, nor `taken` (subnets of networks without a bridge now)."""
         occupied = await self._run(self._kernel.occupied)
-        return addresses.choose_subnet([*occupied, *taken])
+        return addresses.choose_subnet([*occupied, *taken], pools or addresses.POOLS)
 
     async def check_subnet(self, subnet: str, taken: Mapping[str, str]) -> str:
         """A subnet that somebody asked for, in its usual form. `taken`: subnet → its network's name.

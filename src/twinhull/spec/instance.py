@@ -171,10 +171,10 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Rotation: a file is closed at `max_size` bytes, and `max_files` are kept."""
+    """Rotation: a file is closed at `max_size` bytes, and `max_files` are kept; 0: as the daemon is configured."""
 
-    max_size: int = 16 * 1024 * 1024
-    max_files: int = 3
+    max_size: int = 0
+    max_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,6 +227,12 @@ class Cgroup:
             self.thaw()
         return False
 
+    def remove_if_empty(self) -> None:
+        """Remove it unless something is in it or below it."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     def remove(self, patience: float = 1.0) -> None:
         """Remove it and what is below; blocks up to `patience` seconds while the last process goes. Nothing happens if it isn't there."""
         deadline = time.monotonic() + patience
