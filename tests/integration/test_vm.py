@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests import leaks
-from tests.integration.vm_lab import BOOT, busybox_root, collect, created, launch, output_of, shell, started
+from tests.integration.vm_lab import BOOT, busybox_root, collect, created, decided, launch, lend, output_of, shell, started
 from tests.integration.vm_net import Wire
 
 from twinhull.errors import CannotRunError, ConflictError, PermanentError, TwinhullError, UnsupportedError, UserError
@@ -25,6 +25,7 @@ from twinhull.instance.base import HostMount, InjectedFile, Process
 from twinhull.instance.vm import process
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
+from twinhull.sys.cgroup import Cgroup
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -35,10 +36,18 @@ def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return busybox_root(tmp_path_factory.mktemp("root"))
 
 
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home whose accelerator is decided."""
+    return decided(tmp_path_factory.mktemp("decided"))
+
+
 @pytest.fixture(autouse=True)
-def _clean(home: Home) -> Iterator[None]:
+def _clean(home: Home, known: Home) -> Iterator[None]:
     """No process, mount, cgroup or file of the instances is left."""
+    lend(known, home)
     yield
+    Cgroup(home.cgroup).remove()  # the daemon's, above the instances' own
     leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
 
 
@@ -116,6 +125,20 @@ async def test_attached_before_start_no_byte_is_missed(home: Home, erofs: Path) 
         await session.close_stdin()
         assert await asyncio.wait_for(reading, 60) == (5, b"first\ngot hello\n", b"")
         assert await _end(instance) == (5, "")
+
+
+async def test_attached_to_a_running_workload(home: Home, erofs: Path) -> None:
+    async with started(home, launch(home, erofs, "/bin/cat", stdin=True)) as instance:
+        for number in range(2):
+            session = await asyncio.wait_for(instance.attach(), 10)
+            stream = session.output()
+            await session.send(b"round %d\n" % number)
+            assert await asyncio.wait_for(anext(stream), 30) == (1, b"round %d\n" % number)
+            await session.close()
+        session = await instance.attach()
+        await session.close_stdin()
+        assert await _end(instance) == (0, "")
+        await session.close()
 
 
 async def test_signals_reach_pid_1(home: Home, erofs: Path) -> None:

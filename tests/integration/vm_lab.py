@@ -111,3 +111,19 @@ async def output_of(instance: VmInstance, script: str) -> str:
     code, out, err = await shell(instance, script)
     assert code == 0, (script, code, out, err)
     return out.decode().strip()
+
+
+def decided(cache: Path) -> Home:
+    """A home whose accelerator is decided already; `lend` gives that to another, so that each test needn't probe."""
+    from twinhull import home as homes
+    from twinhull.instance.vm import accelerator, assets
+
+    made = homes.at(cache)
+    asyncio.run(accelerator.choose(made, assets.load()))
+    return made
+
+
+def lend(decided_home: Home, home: Home) -> None:
+    """Copy the decision."""
+    home.cache.mkdir(parents=True, exist_ok=True)
+    shutil.copy(decided_home.cache / "accelerator.json", home.cache)

@@ -155,6 +155,13 @@ async def test_selection(tmp_path: Path, selection: Selection, first: int | None
     assert numbers == ([] if first is None else list(range(first, (last or 0) + 1)))
 
 
+async def test_a_records_own_time_as_since_selects_it_even_cut_or_rounded(tmp_path: Path) -> None:
+    _sample(tmp_path)
+    for since in (1767225605.123456789, 1767225605.123456, 1767225605.123457):
+        for selection in (Selection(since=since), Selection(since=since, tail=50)):
+            assert int((await _all(tmp_path / "log", selection))[0].data) == 5
+
+
 async def test_the_last_lines_are_whole_lines(tmp_path: Path) -> None:
     writer = _writer(tmp_path)
     for data in (b"first\n", b"se", b"co", b"nd\n", b"unfinished"):

@@ -27,6 +27,8 @@ _STREAMS = {name: number for number, name in _NAMES.items()}
 _POLL = 0.04
 """Seconds between looks at a followed file: a fstat costs less than keeping inotify watches right over rotations."""
 _CHUNK = 256 * 1024
+_SLACK = 1e-6
+"""Seconds by which `since` reaches back: a stamp that was printed and given back has lost digits, and its own record is meant too."""
 _STATE = struct.Struct("<QQQ")
 
 
@@ -82,7 +84,7 @@ def files(path: Path) -> list[Path]:
 
 
 def rotate(path: Path, max_files: int) -> None:
-    """Shift log → log.1 → log.2 …, keeping `max_files` with the one to come. The writer must then reopen `path` (conmon: `2 0 0` to ctl)."""
+    """Shift log → log.1 → log.2 …, keeping `max_files` with the one to come. The writer must reopen `path` then (conmon: "2 0 0" to ctl)"""
     existing = files(path)
     for old in existing[max(1, max_files) - 1 :]:
         old.unlink(missing_ok=True)
@@ -168,7 +170,7 @@ async def read(
             async for line in _drain(cursor):
                 if chosen.until and line.at >= chosen.until:
                     return
-                if line.at >= chosen.since:
+                if line.at >= chosen.since - _SLACK:
                     yield line
             if ending or (chosen.until and time.time() > chosen.until):
                 return
@@ -269,7 +271,7 @@ def _tail_start(path: Path, selection: Selection, wanted: int) -> tuple[int | No
             end = start
             continue
         complete = line.data.endswith(b"\n")
-        if line.at < selection.since or (wanted == 0 and (complete or open_line)):
+        if line.at < selection.since - _SLACK or (wanted == 0 and (complete or open_line)):
             return end, 0
         if complete or open_line:
             wanted -= 1
