@@ -198,6 +198,7 @@ class Instances:
             instance = make_instance(live.record.spec.runtime, launch, self.launcher.home, self.launcher.settings.accelerator)
             live.instance = instance
             await instance.create()
+            await self.launcher.equip(live, instance)
         finally:
             if attachment.netns:
                 attachment.netns.close()

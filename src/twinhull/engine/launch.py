@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from twinhull.image.store import ImageStore
 from twinhull.instance.base import (
     HostMount,
     InjectedFile,
+    Instance,
     Launch,
     Paths,
     PortKind,
@@ -130,14 +132,26 @@ class Launcher:
         )
 
     async def attach(self, live: Live) -> Attachment:
-        """Interfaces for one start."""
-        ports = self.network_ports(live)
-        if not ports:
-            return Attachment()
-        servers = live.record.spec.dns
-        if traits(live.record.spec.runtime).port is PortKind.TAP:
+        """Interfaces for one start, as far as they can be made before the hull."""
+        ports, servers = self.network_ports(live), live.record.spec.dns
+        kind = traits(live.record.spec.runtime).port
+        if ports and kind is PortKind.TAP:
             return Attachment(ports, taps=await self.network.attach_taps(ports, dns=servers))
-        return Attachment(ports, netns=await self.network.attach_netns(ports, dns=servers))
+        if ports and kind is PortKind.NETNS:
+            return Attachment(ports, netns=await self.network.attach_netns(ports, dns=servers))
+        return Attachment(ports)
+
+    async def equip(self, live: Live, instance: Instance) -> None:
+        """Interfaces for a hull that brought its own network namespace."""
+        spec = live.record.spec
+        if traits(spec.runtime).port is not PortKind.OWN_NETNS or spec.network_mode is NetworkMode.HOST:
+            return
+        descriptor = instance.network_namespace()
+        try:
+            equipped = await self.network.attach_netns(self.network_ports(live), dns=spec.dns, netns_fd=descriptor)
+            equipped.close()
+        finally:
+            os.close(descriptor)
 
     def network_ports(self, live: Live) -> tuple[Port, ...]:
         """The instance's endpoints in the network layer's terms."""

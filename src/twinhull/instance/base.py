@@ -32,9 +32,11 @@ class RootKind(StrEnum):
 
 
 class PortKind(StrEnum):
-    """What the network hands to a runtime: a network namespace that is ready, or one tap descriptor per interface."""
+    """How the network and a runtime meet: in a namespace that is ready beforehand, in one that the runtime makes in `create` (it then
+    belongs to the instance's user namespace, where NET_ADMIN and NET_RAW count), or by one tap descriptor per interface."""
 
     NETNS = "netns"
+    OWN_NETNS = "own-netns"
     TAP = "tap"
 
 
@@ -233,6 +235,10 @@ class Instance(abc.ABC):
     async def create(self) -> None:
         """Make it. Raises CannotRunError (126/127) for a missing or unrunnable program, UserError for an unknown user."""
 
+    def network_namespace(self) -> int:
+        """A descriptor of the namespace that `create` made (PortKind.OWN_NETNS); the caller closes it."""
+        raise NotImplementedError(f"{type(self).__name__} makes no network namespace")
+
     @abc.abstractmethod
     async def start(self) -> None:
         """Run the workload. May raise CannotRunError like `create`."""
@@ -291,5 +297,3 @@ class Instance(abc.ABC):
     @abc.abstractmethod
     async def delete(self, *, purge: bool = False) -> None:
         """End it by force and remove what it made; with purge also its writable layer and log."""
-
-

@@ -33,12 +33,13 @@ from twinhull.spec.instance import Resources
 from twinhull.sys import cgroup, fs, mounts, proc, trees
 
 _NO_SNAPSHOT = "only a VM's memory can be kept (Debian's crun is built without checkpoints)"
-TRAITS = Traits(root=RootKind.LAYERS, port=PortKind.NETNS, host_network=True, pause=True, reasons={"snapshot": _NO_SNAPSHOT})
+TRAITS = Traits(root=RootKind.LAYERS, port=PortKind.OWN_NETNS, host_network=True, pause=True, reasons={"snapshot": _NO_SNAPSHOT})
 _KILL_PATIENCE = 10.0
 """Seconds for the processes of a cgroup to go after KILL."""
 _MONITOR_PATIENCE = 2.0
 """Seconds for conmon to write the exit code after its child has gone."""
 _FREEZE_PATIENCE = 5.0
+_EXECUTE_PATIENCE = 5.0
 _STALL = 20.0
 """Seconds without a read after which an attached reader no longer holds up the news of the workload's end."""
 _LOST = 137
@@ -86,13 +87,18 @@ class ContainerInstance(Instance):
         self._note(Running(pid, proc.start_time(pid) or 0, monitor, proc.start_time(monitor) or 0))
         staging.release(self.launch)
 
+    def network_namespace(self) -> int:
+        return os.open(f"/proc/{self._required().pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
     async def start(self) -> None:
         running = self._required()
+        waiting = processes.executable(running.pid)
         self._note(replace(running, started=True))
         command = self._runtime().start(self.launch.id, self._folders.runtime_log)
         result = await proc.run(self._starting(command), check=False)
         if result.status != 0:
             raise self._failure("start", conmon.runtime_error(self._folders) or result.stderr.decode("utf-8", "replace"))
+        await self._wait_executed(running, waiting)
 
     async def adopt(self) -> bool:
         running = self._read_note()
@@ -236,7 +242,8 @@ class ContainerInstance(Instance):
         launch, folders = self.launch, self._folders
         for folder in (folders.bundle, folders.exits, folders.persist, self._runtime().state):
             folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        stage = staging.prepare(launch, self._agent())
+        runtime = self._runtime()
+        stage = staging.prepare(launch, self._agent(), boot_id=runtime.mounts_in_proc)
         with mounts.folder(stage.root) as root:
             identity = _identity(root, launch.process.user)
             programs.check(root, launch.process.argv, launch.process.env, launch.process.cwd, staging.covered(launch))
@@ -267,6 +274,14 @@ class ContainerInstance(Instance):
             raise self._failure("create", conmon.runtime_error(folders) or str(error)) from None
         finally:
             answers.close()
+
+    async def _wait_executed(self, running: Running, waiting: tuple[int, int] | None) -> None:
+        """Until the first process is no longer the runtime itself: into that one no exec can be joined, for it isn't dumpable."""
+        deadline = time.monotonic() + _EXECUTE_PATIENCE
+        while waiting is not None and processes.executable(running.pid) == waiting:
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.0005)
 
     def _adapted(self, config: dict[str, Any]) -> dict[str, Any]:
         """The configuration as the runtime needs it."""
