@@ -54,6 +54,8 @@ def show() -> int:
     if _ask("daemon", "status", check=False).returncode != 0:
         _type("daemon", "--detach")
     _prepare_image()
+    _title("Once: try KVM, and make the image's read-only root for VMs")
+    _type("run", "--rm", "--runtime", "vm", IMAGE, "true")
     rows = [_start(runtime) for runtime in RUNTIMES]
     _title("Both are instances like any other")
     _type("ps")
