@@ -271,6 +271,13 @@ async def test_exec_of_what_can_not_run(lab: Lab, argv: tuple[str, ...], code: i
             await instance.exec(Process(argv=("true",), env=ENV, user="zed"))
 
 
+async def test_exec_right_after_start(lab: Lab) -> None:
+    for _ in range(25):
+        async with lab.running() as instance:
+            found = await asyncio.gather(*(execute(instance, "echo", "x") for _ in range(3)))
+            assert [(one.stdout, one.stderr, one.code) for one in found] == [(b"x\n", b"", 0)] * 3
+
+
 async def test_exec_is_as_confined_as_the_workload(lab: Lab) -> None:
     async with lab.running(security=Security(cap_drop=("ALL",), cap_add=("CHOWN",))) as instance:
         status = (await execute(instance, "cat", "/proc/self/status")).text
@@ -294,7 +301,7 @@ async def test_exec_on_a_terminal_ends_with_its_session(lab: Lab) -> None:
         output, seen = session.output(), b""
         while b"ready" not in seen:
             seen += (await anext(output))[1]  # type: ignore[arg-type]
-        assert seen.startswith(b"30 100\r\n")
+        assert seen.startswith((b"30 100\r\n", b"stty: standard input\r\n"))  # crun may set the size after the program has started
         await session.resize(40, 120)
         while b"40 120" not in seen:
             seen += (await anext(output))[1]  # type: ignore[arg-type]
@@ -450,6 +457,18 @@ async def test_the_default_confinement(lab: Lab) -> None:
     assert lines[4].split() == ["0", str(ID_BASE), "65536"]
     assert lines[5:9] == ["inside", "0", "lo", "0"]
     assert "open" not in output.text and "mounted" not in output.text and "unshared" not in output.text
+
+
+async def test_the_boot_id_is_its_own(lab: Lab) -> None:
+    path = "/proc/sys/kernel/random/boot_id"
+    found = {(await lab.run("cat", path))[0].text for _ in range(2)}
+    assert len(found | {Path(path).read_text()}) == 3
+    assert all(len(text.strip()) == 36 for text in found)
+
+
+async def test_the_agent_can_be_the_program(lab: Lab) -> None:
+    async with lab.running("/run/twinhull/agent", "pause") as instance:
+        assert (await execute(instance, "echo", "x")).text == "x\n"
 
 
 async def test_what_may_be_loosened(lab: Lab) -> None:

@@ -25,6 +25,15 @@ def network_bytes(pid: int) -> tuple[int, int]:
     return received, sent
 
 
+def executable(pid: int) -> tuple[int, int] | None:
+    """(device, inode) of what a process runs; None when it is gone or hidden."""
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def mentioning(word: bytes) -> list[int]:
     """Pids of processes that have `word` among their arguments."""
     found = []

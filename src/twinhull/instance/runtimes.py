@@ -21,6 +21,7 @@ class OciRuntime:
 
     `hands_over`: a foreground exec takes --console-socket (crun). The others want a terminal as their own stdin instead, write the pid file
     by renaming, and run where the root was (runc, runsc). `pid_option`: what names the exec's pid as it is known to `kill`.
+    `mounts_in_proc`: files below /proc can be covered (runc refuses that).
     """
 
     program: str
@@ -28,6 +29,7 @@ class OciRuntime:
     options: tuple[str, ...] = ()
     hands_over: bool = True
     pid_option: str = "--pid-file"
+    mounts_in_proc: bool = False
 
     def command(self, log: Path | str | None = None) -> list[str]:
         """The start of each command line; errors go to `log` as JSON lines."""
@@ -56,7 +58,7 @@ def container_runtime(state: Path) -> OciRuntime:
     for name in ("crun", "runc"):
         if program := find(name):
             options = ("--cgroup-manager=cgroupfs",) if name == "crun" else ()
-            return OciRuntime(program, state / name, options, hands_over=name == "crun")
+            return OciRuntime(program, state / name, options, hands_over=name == "crun", mounts_in_proc=name == "crun")
     raise UnsupportedError("no OCI runtime is installed", "apt install crun")
 
 

@@ -89,6 +89,9 @@ class SandboxInstance(ContainerInstance):
         network = "sandbox" if self.launch.netns else "none"
         return runtimes.sandbox_runtime(self._runtimes_state, network=network)
 
+    async def _wait_executed(self, running: Running, waiting: tuple[int, int] | None) -> None:
+        """The process is gVisor's, before and after."""
+
     def _adapted(self, config: dict[str, Any]) -> dict[str, Any]:
         """runsc sets consoleSize at `start`, over what a client that attached before has asked for."""
         config["process"].pop("consoleSize", None)

@@ -15,6 +15,7 @@ import posixpath
 import secrets
 import stat
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ class _Place:
     binds: int | None
 
 
-def prepare(launch: Launch, agent: Path | None) -> Stage:
-    """Make it all. After an exception `release` removes what was made."""
+def prepare(launch: Launch, agent: Path | None, *, boot_id: bool = False) -> Stage:
+    """Make it all. After an exception `release` removes what was made. `boot_id`: a new one, as systemd-nspawn gives."""
     release(launch)
     stage = _stage(launch)
     _open_stages()
@@ -55,6 +56,9 @@ def prepare(launch: Launch, agent: Path | None) -> Stage:
         binds = [_bind(place, number, mount) for number, mount in enumerate(launch.mounts) if mount.source is not None]
         binds += [_file(launch, stage, number, file) for number, file in enumerate(launch.files)]
     _targets(launch, root)
+    if boot_id:
+        (stage / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        binds.append(Bind("/proc/sys/kernel/random/boot_id", stage / "boot_id", read_only=True))
     if agent is not None:
         binds.append(Bind(AGENT, agent, read_only=True))
     return Stage(root, tuple(binds), _network(launch, stage))
@@ -93,7 +97,7 @@ def leave_root(launch: Launch) -> None:
 
 def covered(launch: Launch) -> tuple[str, ...]:
     """Targets below which the root's own files aren't what the workload sees."""
-    return ("/proc", "/sys", "/dev", *(mount.target for mount in launch.mounts), *(file.target for file in launch.files))
+    return (AGENT, "/proc", "/sys", "/dev", *(mount.target for mount in launch.mounts), *(file.target for file in launch.files))
 
 
 def _stage(launch: Launch) -> Path:
