@@ -6,7 +6,8 @@ import contextlib
 import string
 from itertools import pairwise
 
-from hypothesis import given
+import hypothesis
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -37,6 +38,8 @@ from twinhull.spec.instance import (
 
 HERE = Here({}, "/work", lambda path: path)
 SPECS = TypeAdapter(InstanceSpec)
+patient = settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+"""A busy machine is no failure."""
 
 names = st.text(string.ascii_lowercase + string.digits + "_-.", min_size=1, max_size=8).filter(lambda s: s[0].isalnum())
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
@@ -205,6 +208,7 @@ def health_flags(check: HealthCheck | None) -> list[str]:
     ]  # fmt: skip
 
 
+@patient
 @given(specs)
 def test_a_spec_survives_the_way_to_flags_and_back(spec: InstanceSpec) -> None:
     command = table.find("run")
@@ -213,6 +217,7 @@ def test_a_spec_survives_the_way_to_flags_and_back(spec: InstanceSpec) -> None:
     assert SPECS.validate_python(made) == spec
 
 
+@patient
 @given(
     st.lists(
         st.one_of(words, st.sampled_from([*table.names(), "-it", "--", "--rm", "-p", "80", "--format", "{{", "-e", "=", "--mount"])),
@@ -225,6 +230,7 @@ def test_any_words_parse_or_are_refused(line: list[str]) -> None:
         parse(command, rest)
 
 
+@patient
 @given(st.lists(st.tuples(st.sampled_from([option.flag for option in table.rows("run")[1].options]), words), max_size=4))
 def test_any_values_make_a_body_or_are_refused_in_one_line(pairs: list[tuple[str, str]]) -> None:
     command = table.find("create")
@@ -236,6 +242,7 @@ def test_any_values_make_a_body_or_are_refused_in_one_line(pairs: list[tuple[str
         assert error.message
 
 
+@patient
 @given(words)
 def test_value_parsers_raise_only_value_errors(text: str) -> None:
     for reader in (values.size, values.duration, values.number, values.integer, values.boolean, values.octal, values.fields, values.words):
@@ -249,12 +256,14 @@ def test_value_parsers_raise_only_value_errors(text: str) -> None:
             placed(text, "/work")
 
 
+@patient
 @given(st.integers(0, 2**60))
 def test_sizes_are_exact(count: int) -> None:
     assert values.size(str(count)) == count
     assert values.size(f"{count}k") == count * 1024
 
 
+@patient
 @given(st.lists(words, min_size=1, max_size=4))
 def test_fields_survive_quoting(parts: list[str]) -> None:
     assert values.fields(",".join(f'"{part.replace(chr(34), chr(34) * 2)}"' for part in parts)) == parts
@@ -267,12 +276,14 @@ json_values = st.recursive(
 )
 
 
+@patient
 @given(st.text('{}.| "`abjsonrgeilt-$\\n', max_size=40), json_values)
 def test_any_template_renders_or_is_refused(source: str, value: object) -> None:
     with contextlib.suppress(TemplateError):
         template.compile(source).render(value)
 
 
+@patient
 @given(st.dictionaries(keys, json_values, min_size=1, max_size=4))
 def test_json_shows_the_object_itself(value: dict[str, object]) -> None:
     import json
@@ -280,6 +291,7 @@ def test_json_shows_the_object_itself(value: dict[str, object]) -> None:
     assert json.loads(template.compile("{{json .}}").render(value)) == value
 
 
+@patient
 @given(st.binary(max_size=30), st.lists(st.integers(0, 30), max_size=4), st.sampled_from([b"\x10\x11", b"aab", b"a", b"aa"]))
 def test_detach_keys_hold_back_nothing_for_good(data: bytes, cuts: list[int], sequence: bytes) -> None:
     """Whatever the pieces, what is passed on is what was typed up to the sequence (or up to what may become one)."""

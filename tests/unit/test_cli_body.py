@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -57,6 +58,7 @@ CASES: list[tuple[list[str], dict[str, Any]]] = [
     (["-v", "/data"], {"mounts": [{"type": "volume", "target": "/data"}]}),
     (["-v", "/src:/dst:ro,z"], {"mounts": [{"type": "bind", "source": "/src", "target": "/dst", "read_only": True}]}),
     (["-v", "./site:/srv"], {"mounts": [{"type": "bind", "source": "/work/site", "target": "/srv"}]}),
+    (["-v", "~/x:/srv"], {"mounts": [{"type": "bind", "source": os.path.expanduser("~/x"), "target": "/srv"}]}),
     (["-v", ".:/srv"], {"mounts": [{"type": "bind", "source": "/work", "target": "/srv"}]}),
     (["-v", "d:/d:nocopy"], {"mounts": [{"type": "volume", "source": "d", "target": "/d", "no_copy": True}]}),
     (["--mount", "type=bind,src=/a,dst=/b,ro"], {"mounts": [{"type": "bind", "source": "/a", "target": "/b", "read_only": True}]}),

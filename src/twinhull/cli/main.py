@@ -32,10 +32,14 @@ def main() -> int:
     try:
         status = dispatch(sys.argv[1:])
         sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:
         return _quiet_end()
     except KeyboardInterrupt:
         return INTERRUPTED
+    if "threading" not in sys.modules:
+        # nothing is left that the interpreter's teardown would do for us: it takes a fifth of a hot verb's time (7 of 38 ms)
+        os._exit(status)
     return status
 
 

@@ -46,12 +46,12 @@ _FILE_KEYS = {
 
 
 def volume(text: str, cwd: str) -> dict[str, Any]:
-    """`-v [SOURCE:]TARGET[:OPTIONS]`. A source with a slash, "." or "~" is a host path (relative ones from `cwd`), else a volume's name."""
+    """`-v [SOURCE:]TARGET[:OPTIONS]`. A source that begins with /, . or ~ is a host path (from `cwd`), else a volume's name."""
     source, target, options = _split_volume(text)
     _absolute(target)
     found: dict[str, Any] = {"type": "volume", "target": target}
     if source:
-        found |= {"type": "bind", "source": _path(source, cwd)} if source[0] in "/.~" or "/" in source else {"source": source}
+        found |= {"type": "bind", "source": _path(source, cwd)} if source[0] in "/.~" else {"source": source}
     for option in options:
         _volume_option(found, option)
     return found

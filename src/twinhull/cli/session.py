@@ -93,6 +93,7 @@ class Session:
         self._duplex = duplex
         self.options = options
         self._output = _Output()
+        self._terminal = _Terminal(options.tty and options.stdin)
         self._exit: int | None = None
         self._read_stdin = False
         """From the first sign of life on, so that nothing typed is lost if it can't start."""
@@ -102,7 +103,7 @@ class Session:
 
     def run(self) -> int:
         """The workload's exit code. Raises Detached, the daemon's error, BrokenPipeError, or TemporaryError if the daemon vanished."""
-        with _Signals(self), _Terminal(self.options.tty and self.options.stdin):
+        with _Signals(self), self._terminal:
             if self.options.tty:
                 self._resize()
             self._receive()  # what came together with the handshake, which poll doesn't know of
@@ -165,6 +166,7 @@ class Session:
             return
         if "started" in payload:
             self._read_stdin = self.options.stdin
+            self._terminal.make_raw()
         if "exit" in payload:
             self._exit = int(payload["exit"])
             self._read_stdin = False
@@ -254,14 +256,18 @@ def terminal_size() -> tuple[int, int]:
 
 
 class _Terminal:
-    """stdin's terminal in raw mode; as it was before on the way out."""
+    """stdin's terminal, raw once the workload runs (ctrl-c ends a start that takes too long); as it was before on the way out."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted and os.isatty(0)
         self._before: list[Any] | None = None
 
     def __enter__(self) -> None:
-        if self._wanted:
+        return None
+
+    def make_raw(self) -> None:
+        """Every key goes to the workload from now on."""
+        if self._wanted and self._before is None:
             import termios
             import tty
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from twinhull.cli import body, remote
@@ -28,7 +29,7 @@ def start(args: Arguments) -> int:
 
         _poster("start", "starting")(refs[0])
         return attach_to(args, refs[0], stdin=True)
-    return _start_and_follow(refs[0])
+    return _start_and_follow(args, refs[0])
 
 
 def stop(args: Arguments) -> int:
@@ -153,17 +154,22 @@ def _poster(verb: str, doing: str, query: dict[str, Any] | None = None) -> Calla
     return post
 
 
-def _start_and_follow(ref: str) -> int:
-    """Start and show all it writes from its log, so that nothing written before we are connected is missed; its exit code."""
-    from time import time
+def _start_and_follow(args: Arguments, ref: str) -> int:
+    """Start and show all it writes; its exit code.
 
-    from twinhull.cli.verbs.streams import show_logs
-
+    From its log, so that nothing written before we are connected is missed; but not if the log goes with its instance (--rm).
+    """
     view = remote.inspect(ref)
     if _runs(view):
         raise UserError(f"{ref} runs already", f"connect to it: twinhull attach {ref}")
     asked = time()
     _poster("start", "starting")(ref)
+    if view["spec"].get("auto_remove"):
+        from twinhull.cli.verbs.run import attach_to
+
+        return attach_to(args, view["id"], stdin=False)
+    from twinhull.cli.verbs.streams import show_logs
+
     started = remote.inspect(view["id"])["started_at"]
     show_logs(view["id"], {"follow": True, "since": min(asked, started)})
     return int(thin.call("POST", remote.instance_path(view["id"], "wait"))["code"])
