@@ -115,6 +115,23 @@ async def test_exec_tty_stdin_users_and_tools(home: Home, erofs: Path) -> None:
         assert any("sleep" in row["COMMAND"] and row["USER"] in ("alice", "1000") for row in rows)
 
 
+async def test_tools_see_the_root_and_the_writable_layer(home: Home, erofs: Path) -> None:
+    async with started(home, launch(home, erofs, "/bin/sleep", "1000")) as instance:
+        await output_of(instance, "echo new > /root/new; rm /etc/group")
+        for argv, wanted in ((("diff",), b"/root/new"), (("layer",), b"root/new"), (("tar-out", "/root"), b"root/new")):
+            session = await instance.tool(*argv)
+            await session.close_stdin()
+            code, out, err = await asyncio.wait_for(collect(session), 60)
+            assert code == 0, (argv, err)
+            assert wanted in out, argv
+            assert argv != ("diff",) or b"/etc/group" in out
+        back = await instance.tool("tar-in", "/tmp")
+        await back.send(out)  # the archive of /root
+        await back.close_stdin()
+        assert (await asyncio.wait_for(collect(back), 60))[0] == 0
+        assert await output_of(instance, "cat /tmp/root/new") == "new"
+
+
 async def test_attached_before_start_no_byte_is_missed(home: Home, erofs: Path) -> None:
     script = "echo first; read line; echo got $line; cat >/dev/null; exit 5"
     async with created(home, launch(home, erofs, "/bin/sh", "-c", script, stdin=True)) as instance:

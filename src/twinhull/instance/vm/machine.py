@@ -167,7 +167,8 @@ class VmInstance(Instance):
     async def tool(self, *argv: str) -> Session:
         """The agent's file tools; `diff` and `layer` see the writable layer, which the root doesn't show."""
         host_side = argv[0] in _HOST_SIDE_TOOLS
-        return await self._running_agent().exec(Process((AGENT, *argv), ()), tool=True, host_side=host_side)
+        program = Process((AGENT, *argv), env=(), user="0:0", stdin=True, privileged=True)
+        return await self._running_agent().exec(program, tool=True, host_side=host_side)
 
     async def top(self) -> list[dict[str, str]]:
         """Processes inside."""
