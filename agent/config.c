@@ -322,6 +322,28 @@ int config_parse(const uint8_t *data, size_t size, struct config *config, struct
 	return -1;
 }
 
+bool config_exclude_mounts(struct config *exec, const struct config *guest)
+{
+	struct process *process = &exec->process;
+	char **argv = take(exec, (process->argc + 2 * guest->mount_count + 2) * sizeof(char *));
+	size_t used = 0;
+
+	if (!argv)
+		return false;
+	argv[used++] = process->argv[0];
+	if (process->argc > 1)
+		argv[used++] = process->argv[1];
+	for (size_t i = 0; i < guest->mount_count; i++) {
+		argv[used++] = "-x";
+		argv[used++] = guest->mounts[i].target;
+	}
+	for (size_t i = 2; i < process->argc; i++)
+		argv[used++] = process->argv[i];
+	process->argv = argv;
+	process->argc = used;
+	return true;
+}
+
 int resources_parse(const uint8_t *data, size_t size, struct resources *resources, struct fault *fault)
 {
 	struct records records = {data, data + size};

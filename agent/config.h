@@ -70,5 +70,7 @@ struct config {
 int config_parse(const uint8_t *data, size_t size, struct config *config, struct fault *fault);
 int resources_parse(const uint8_t *data, size_t size, struct resources *resources, struct fault *fault);
 void config_free(struct config *config);
+/* Put "-x TARGET" for each of the guest's mounts behind the tool's name, so that `diff` and `layer` know them. False without memory. */
+bool config_exclude_mounts(struct config *exec, const struct config *guest);
 
 #endif

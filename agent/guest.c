@@ -31,7 +31,8 @@ enum {
 	HELLO_SIZE = 92,
 	NONCE_SIZE = 16,
 	ENTROPY_SIZE = 64,
-	IDLE_MS = 1000, /* a missed edge on the port costs at most this */
+	IDLE_MS = 10000, /* a missed edge on the port costs at most this … */
+	SENDING_MS = 500, /* … or this, while there's something to send */
 	DRAIN_MS = 20,
 	KILLED = 137,
 	FLAG_OOM = 1,
@@ -163,6 +164,11 @@ static struct session *add_session(struct guest *guest, uint32_t stream, const s
 	return session;
 }
 
+static bool is_layer_tool(const struct process *process)
+{
+	return process->argc > 1 && (strcmp(process->argv[1], "diff") == 0 || strcmp(process->argv[1], "layer") == 0);
+}
+
 static int start_exec(struct guest *guest, const struct frame *frame, struct config *parsed, struct fault *fault)
 {
 	struct spawned spawned;
@@ -177,6 +183,8 @@ static int start_exec(struct guest *guest, const struct frame *frame, struct con
 		return fault_set(fault, FAULT_STATE, 0, "the workload isn't running");
 	if (outside)
 		parsed->process.flags &= ~(uint32_t)P_TTY;
+	if (outside && is_layer_tool(&parsed->process) && !config_exclude_mounts(parsed, &guest->config))
+		return fault_internal(fault, "out of memory");
 	if (spawn(&launch, &spawned, fault) < 0)
 		return -1;
 	if (!add_session(guest, frame->stream, &spawned, parsed->process.flags & P_TTY))
@@ -625,7 +633,7 @@ static void turn(struct guest *guest, bool waiting)
 {
 	size_t used = fill_polls(guest);
 	bool busy = guest->link.readable && link_has_room(&guest->link);
-	int timeout = busy ? 0 : waiting ? DRAIN_MS : IDLE_MS;
+	int timeout = busy ? 0 : waiting ? DRAIN_MS : buffer_used(&guest->link.out) > 0 ? SENDING_MS : IDLE_MS;
 
 	if (poll(guest->polls, used, timeout) == 0 && !busy)
 		guest->link.writable = guest->link.readable = guest->link.descriptor >= 0; /* try, in case an edge was missed */

@@ -1,6 +1,7 @@
 /* `diff [-x PATH]… UPPER LOWER…`: what an overlay's upper folder changes, as "A path", "C path", "D path", each ended by NUL.
  * `layer [-x PATH]… [-u BASE] UPPER`: the same as an OCI layer on stdout.
- * -x: leave PATH out if it's only a mount point (an empty file, or a folder with nothing else in it); -u: owners count from BASE. */
+ * Mount points that a runtime made (empty files and folders at well-known places and at each -x PATH, and folders that hold nothing
+ * but such) aren't changes and are left out. -u: owners count from BASE. Without folders: those of a guest. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -12,10 +13,14 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "machine.h"
 #include "tools.h"
 #include "tree.h"
 
-enum { LOWERS_MAX = 512, EXCLUDES_MAX = 256 };
+enum { LOWERS_MAX = 512, EXCLUDES_MAX = 4096 };
+
+/* Where every runtime of ours mounts something. */
+static const char *const usual[] = {"proc", "sys", "dev", "etc/hosts", "etc/hostname", "etc/resolv.conf", "run/twinhull/agent"};
 
 struct options {
 	const char *tool;
@@ -57,27 +62,39 @@ static bool is_whiteout(int folder, const char *name, const struct stat *status)
 	return S_ISREG(status->st_mode) && status->st_size == 0 && has_mark(folder, name, "whiteout");
 }
 
-static bool is_listed(const struct options *options, const char *path)
+enum listed { UNLISTED, ABOVE, LISTED };
+
+/* Whether `path` is a mount point, or above one. */
+static enum listed look_up(const struct options *options, const char *path)
 {
-	for (size_t i = 0; i < options->exclude_count; i++)
-		if (strcmp(options->excludes[i], path) == 0)
-			return true;
-	return false;
+	size_t size = strlen(path);
+	enum listed found = UNLISTED;
+
+	for (size_t i = 0; i < options->exclude_count; i++) {
+		const char *exclude = options->excludes[i];
+		if (strncmp(exclude, path, size) != 0)
+			continue;
+		if (exclude[size + strspn(exclude + size, "/")] == 0)
+			return LISTED;
+		found = exclude[size] == '/' ? ABOVE : found;
+	}
+	return found;
 }
 
-/* Only a mount point, by -x: an empty file, or a folder that holds nothing but such. */
+/* Only there to be mounted on. */
 static bool is_mount_point(const struct options *options, int folder, const char *name, const char *path, const struct stat *status)
 {
 	struct names names;
 	struct stat inner_status;
 	char inner[PATH_MAX];
+	enum listed listed = look_up(options, path);
 
-	if (!is_listed(options, path))
+	if (listed == UNLISTED)
 		return false;
 	if (S_ISREG(status->st_mode))
-		return status->st_size == 0;
+		return listed == LISTED && status->st_size == 0;
 	int at = S_ISDIR(status->st_mode) ? openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
-	bool only = at >= 0 && names_read(at, &names);
+	bool only = at >= 0 && names_read(at, &names) && (names.count > 0 || listed == LISTED);
 	for (size_t i = 0; only && i < names.count; i++)
 		only = join(options->tool, inner, path, names.name[i]) &&
 		       fstatat(at, names.name[i], &inner_status, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -293,8 +310,11 @@ static bool layer_folder(const struct options *options, struct packer *packer, i
 
 static bool parse(int argc, char **argv, struct options *options)
 {
+	static char *guest[] = {DIR_SCRATCH "/upper", DIR_LOWER, NULL};
 	int option;
 
+	for (size_t i = 0; i < sizeof(usual) / sizeof(*usual); i++)
+		options->excludes[options->exclude_count++] = usual[i];
 	optind = 1;
 	while ((option = getopt(argc, argv, "+x:u:")) != -1) {
 		if (option == 'x' && options->exclude_count < EXCLUDES_MAX)
@@ -304,8 +324,8 @@ static bool parse(int argc, char **argv, struct options *options)
 		else
 			return false;
 	}
-	options->folders = argv + optind;
-	return optind < argc && argc - optind <= LOWERS_MAX;
+	options->folders = optind < argc ? argv + optind : guest;
+	return argc - optind <= LOWERS_MAX;
 }
 
 static int open_upper(const struct options *options)
@@ -324,7 +344,7 @@ int tool_diff(int argc, char **argv)
 	bool changed = false, good = lowers && parse(argc, argv, &options);
 
 	if (!good) {
-		fprintf(stderr, "usage: agent diff [-x PATH]... UPPER LOWER...\n");
+		fprintf(stderr, "usage: agent diff [-x PATH]... [UPPER LOWER...]\n");
 		free(lowers);
 		return 1;
 	}
@@ -349,8 +369,8 @@ int tool_layer(int argc, char **argv)
 	struct options options = {.tool = "layer"};
 	struct packer packer;
 
-	if (!parse(argc, argv, &options) || options.folders[1]) {
-		fprintf(stderr, "usage: agent layer [-x PATH]... [-u BASE] UPPER\n");
+	if (!parse(argc, argv, &options)) {
+		fprintf(stderr, "usage: agent layer [-x PATH]... [-u BASE] [UPPER]\n");
 		return 1;
 	}
 	int upper = open_upper(&options);

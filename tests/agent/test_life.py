@@ -386,9 +386,13 @@ async def test_host_side_tools_are_outside_the_root_and_need_no_workload(lab: La
     (lab.volumes / "upper/etc/new").touch()
     argv = (AGENT, "diff", str(lab.volumes / "upper"), str(lab.root))
     client = await lab.connect()
+    (lab.volumes / "upper/made/for").mkdir(parents=True)
+    (lab.volumes / "upper/made/for/mount").touch()
     before = await collect(await client.exec(Process(argv=argv, env=()), host_side=True))
-    assert before == (0, b"C /etc\0A /etc/new\0", b"")
-    await client.configure(config("sh", "-c", "exit 2", init=True))
+    made = b"A /made\0A /made/for\0A /made/for/mount\0"
+    assert before == (0, b"C /etc\0A /etc/new\0" + made, b"")
+    await client.configure(config("sh", "-c", "exit 2", init=True, files=(InjectedFile("/made/for/mount", b"x"),)))
+    before = (0, before[1].removesuffix(made), b"")
     assert await collect(await client.exec(Process(argv=argv, env=(), tty=True), host_side=True)) == before
     await client.start()
     assert (await client.wait_exit()).code == 2

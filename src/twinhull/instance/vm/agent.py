@@ -154,10 +154,10 @@ class AgentClient:
 
     async def shutdown(self, how: PowerOff = PowerOff.RESTART, timeout: float = 10.0) -> None:
         """Kill all, sync, unmount, end the machine; returns once the agent said so (or is gone). Raises TemporaryError after `timeout`."""
-        stream = self._take_stream()
         try:
             async with asyncio.timeout(timeout):
                 with contextlib.suppress(AgentLostError):
+                    stream = self._take_stream()
                     await self._answer(frames.Ok, stream, frames.shutdown(stream, how))
         except TimeoutError:
             raise TemporaryError(f"shut the guest down: no answer within {timeout:g} s") from None
@@ -333,11 +333,12 @@ class AgentClient:
             session.finish(message.code)
 
     def _handle_exec_exit(self, message: frames.Exited) -> None:
-        session = self._execs.pop(message.stream, None)
+        session = self._execs.get(message.stream)
         if session is None:
             self._check_stream(message.stream)
             return
         session.end(message.code, message.out_bytes, message.err_bytes)
+        del self._execs[message.stream]
 
     def _handle_answer(self, message: frames.Ok | frames.Error | frames.Started | frames.StatsReply | frames.TopReply) -> None:
         future = self._requests.get(message.stream)
