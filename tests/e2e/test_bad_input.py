@@ -15,6 +15,12 @@ from tests.harness import Daemon, Done
 from tests.images.base import archive
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _parent_cgroup(daemon: Daemon) -> None:
+    """What the first instance of a daemon makes, and the daemon keeps to its end, is there before anything is compared."""
+    daemon.cli("run", "--rm", "busybox", "true")
+
+
 @pytest.fixture
 def refused(daemon: Daemon) -> Iterator[Callable[..., Done]]:
     """`refused(words, *argv)`: the command fails with one short error that contains the words; afterwards nothing is new."""
@@ -83,7 +89,7 @@ def test_unknown_network(refused: Callable[..., Done], runtime: str) -> None:
         ("--cpus", ["--cpus", "-1"]),
         ("port", ["-p", "99999:80"]),
         ("-p", ["-p", "a:b"]),
-        ("mount", ["-v", "relative/path:nowhere"]),
+        ("absolute", ["-v", "relative/path:nowhere"]),
         ("seccomp", ["--security-opt", "seccomp=unconfined"]),
         ("rivileged", ["--privileged"]),
         ("signal", ["--stop-signal", "NOPE"]),
@@ -101,7 +107,7 @@ def test_host_network_is_refused_for_vms(refused: Callable[..., Done]) -> None:
 
 def test_port_taken_by_another_program(refused: Callable[..., Done], daemon: Daemon, runtime: str) -> None:
     code = "import socket,sys; s=socket.create_server(('0.0.0.0', 18080)); print('up', flush=True); sys.stdin.read()"
-    with daemon.popen_inside("python3", "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with daemon.netns.popen("python3", "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"up\n"
         refused("18080", "run", "--rm", "--runtime", runtime, "-p", "18080:80", "busybox", "true")

@@ -229,7 +229,7 @@ class Cgroup:
 
     def remove_if_empty(self) -> None:
         """Remove it unless something is in it or below it."""
-        for folder in self.folders:
+        for folder in (*self.folders, *(root / self.path for root in self._where.others)):
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
