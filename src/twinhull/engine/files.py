@@ -37,6 +37,10 @@ class Files:
         """A tar stream."""
         return self._read(live, "tar-out", path)
 
+    def export(self, live: Live) -> AsyncIterator[bytes]:
+        """The root as a tar stream, without what is mounted in it."""
+        return self._read(live, "tar-out", "-x", "/")
+
     async def unpack(self, live: Live, path: str, data: AsyncIterator[bytes]) -> None:
         """Raises NotFoundError if the folder isn't there, UserError for an archive that is refused."""
         async with self._tool(live, "tar-in", path) as session:

@@ -27,7 +27,7 @@ from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
 from twinhull.network.netns import Netns
 from twinhull.network.ports import Port
-from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode, Runtime
+from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import argv, environment
 from twinhull.volume.store import VolumeStore
@@ -269,6 +269,6 @@ def _features(spec: InstanceSpec) -> dict[str, bool]:
         "sysctls": bool(spec.sysctls),
         "privileged": spec.security.privileged,
         "io-limits": any((spec.resources.read_bps, spec.resources.write_bps, spec.resources.read_iops, spec.resources.write_iops)),
-        "networks": len(spec.networks) > 1,
-        "runtime": spec.runtime is Runtime.SANDBOX,
+        "pids-limit": bool(spec.resources.pids),
+        "seccomp-profile": spec.security.seccomp not in ("default", "unconfined"),
     }

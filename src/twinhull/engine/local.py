@@ -326,7 +326,7 @@ class LocalEngine(Engine):
         return await self._files.diff(self._instances.find(ref))
 
     def export(self, ref: str) -> AsyncIterator[bytes]:
-        return self._files.archive(self._instances.find(ref), "/")
+        return self._files.export(self._instances.find(ref))
 
     async def commit(self, ref: str, tag: str, *, message: str = "", changes: tuple[str, ...] = ()) -> ImageView:
         live = self._instances.find(ref)
