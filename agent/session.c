@@ -9,7 +9,7 @@
 
 #include "terminal.h"
 
-enum { READ_SIZE = 60000, GRANT_STEP = 32 * 1024, DATA_HEAD = 1, OUTPUT_HEAD = 17 };
+enum { READ_SIZE = 60000, GRANT_STEP = 32 * 1024, DATA_HEAD = 1 };
 #define TTY_PATIENCE_NS 500000000ull
 
 static uint64_t clock_ns(clockid_t clock)

@@ -36,7 +36,8 @@ def build_agent() -> Path:
     chosen = os.environ.get("TWINHULL_TEST_AGENT")
     if chosen:
         return Path(chosen)
-    subprocess.run(["make", "-s", "-C", str(REPOSITORY / "agent"), "sanitized"], check=True)
+    make = ["make", "-s", "-C", str(REPOSITORY / "agent"), "sanitized"]
+    subprocess.run(["flock", str(REPOSITORY / "agent" / "Makefile"), *make], check=True)  # parallel workers build it once
     return REPOSITORY / "build" / "guest" / "test" / "agent"
 
 
