@@ -35,7 +35,7 @@ format:  ## put all Python files into the house format
 	$(PY) -m ruff check --fix .
 
 bench: setup  ## measure against docker, podman and bare crun, where they are
-	$(PY) bench/start.py
+	$(PY) -m bench.start
 
 lock:  ## lock the Python dependencies again (needs uv)
 	$(UV) pip compile -q --upgrade --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 \

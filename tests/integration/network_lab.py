@@ -67,8 +67,8 @@ def inside(space: netns.Netns | None, function: Callable[..., T], *arguments: An
 
 
 def record(number: int, **changes: Any) -> NetworkRecord:
-    """A network 10.88.<number>.0/24."""
-    subnet = f"10.88.{number}"
+    """A network 10.186.<number>.0/24."""
+    subnet = f"10.186.{number}"
     values: dict[str, Any] = {"internal": False} | changes
     return NetworkRecord(id=f"net{number}", name=f"n{number}", number=number, subnet=f"{subnet}.0/24", gateway=f"{subnet}.1", **values)
 

@@ -92,7 +92,7 @@ async def test_path_can_be_joined_by_another_process(host: NetworkHost) -> None:
     held = await host.attach_netns((lab.port(FRONT, 2, 0),))
     result = await proc.run(["nsenter", f"--net={held.path}", "ip", "-4", "-brief", "address"])
     assert [line.split()[0].split("@")[0] for line in result.text.splitlines()] == ["lo", "eth0"]
-    assert "10.88.0.2/32" in result.text
+    assert "10.186.0.2/32" in result.text
     held.close()
 
 
@@ -109,7 +109,7 @@ async def test_an_existing_namespace_can_be_equipped(host: NetworkHost) -> None:
     given, link = netns.create({})
     link.close()
     held = await host.attach_netns((lab.port(FRONT, 2, 0),), netns_fd=given.descriptor, sysctls={"net.ipv4.tcp_fin_timeout": "17"})
-    assert lab.inside(given, lab.ping, "10.88.0.1")
+    assert lab.inside(given, lab.ping, "10.186.0.1")
     assert lab.inside(given, Path("/proc/sys/net/ipv4/tcp_fin_timeout").read_text).strip() == "17"
     for each in (held, given):
         each.close()
@@ -138,7 +138,7 @@ async def test_200_cycles_leave_nothing(host: NetworkHost, where: Home) -> None:
         await host.detach(ports)
         detach.append(time.perf_counter() - start)
     assert (interfaces(), elements(where.nft_table), len(os.listdir("/proc/self/fd"))) == before
-    assert lab.inside(witness, lab.ping, "10.88.0.1"), "the gateway is still there for the others"
+    assert lab.inside(witness, lab.ping, "10.186.0.1"), "the gateway is still there for the others"
     witness.close()
     print(f"\nattach_netns n=200 median {1e3 * statistics.median(attach):.2f} ms, detach median {1e3 * statistics.median(detach):.2f} ms")
     assert statistics.median(attach) < 0.02
@@ -147,10 +147,10 @@ async def test_200_cycles_leave_nothing(host: NetworkHost, where: Home) -> None:
 async def test_latency_of_publish_and_names(host: NetworkHost) -> None:
     times: dict[str, list[float]] = {"publish": [], "publish with udp": [], "unpublish": [], "set_names": [], "remove_names": []}
     for number in range(200):
-        names = [(FRONT.id, name, "10.88.0.2") for name in ("web", f"web-{number}")]
+        names = [(FRONT.id, name, "10.186.0.2") for name in ("web", f"web-{number}")]
         for what, call in (
-            ("publish", lambda: host.publish("a1", "10.88.0.2", (PortMapping(80),))),
-            ("publish with udp", lambda: host.publish("a1", "10.88.0.2", (PortMapping(80), PortMapping(53, protocol="udp")))),
+            ("publish", lambda: host.publish("a1", "10.186.0.2", (PortMapping(80),))),
+            ("publish with udp", lambda: host.publish("a1", "10.186.0.2", (PortMapping(80), PortMapping(53, protocol="udp")))),
             ("set_names", lambda names=names: host.set_names("a1", names)),
             ("remove_names", lambda: host.remove_names("a1")),
             ("unpublish", lambda: host.unpublish("a1")),
@@ -165,8 +165,8 @@ async def test_latency_of_publish_and_names(host: NetworkHost) -> None:
 async def test_many_at_once(host: NetworkHost) -> None:
     ports = [(lab.port(FRONT, 2 + number, number),) for number in range(60)]
     held = await asyncio.gather(*(host.attach_netns(each) for each in ports))
-    assert all(lab.inside(each, lab.ping, "10.88.0.1") for each in held)
-    assert lab.inside(held[0], lab.ping, "10.88.0.61")
+    assert all(lab.inside(each, lab.ping, "10.186.0.1") for each in held)
+    assert lab.inside(held[0], lab.ping, "10.186.0.61")
     for each in held:
         each.close()
     await asyncio.gather(*(host.detach(each) for each in ports))
@@ -178,13 +178,13 @@ async def test_the_same_number_again_at_once(host: NetworkHost) -> None:
     port = lab.port(FRONT, 2, 0)
     for _ in range(10):
         held = await host.attach_netns((port,))
-        assert lab.inside(held, lab.ping, "10.88.0.1")
+        assert lab.inside(held, lab.ping, "10.186.0.1")
         gone = asyncio.create_task(host.detach((port,)))
         await asyncio.sleep(0)
         held.close()
         again = await host.attach_netns((port,))
         await gone
-        assert lab.inside(again, lab.ping, "10.88.0.1")
+        assert lab.inside(again, lab.ping, "10.186.0.1")
         again.close()
 
 
@@ -221,7 +221,7 @@ async def test_destroy_removes_all_of_a_network(host: NetworkHost, where: Home) 
     extra = lab.record(7)
     await host.ensure(extra)
     await host.ensure(extra)
-    await host.set_names("a1", [(extra.id, "web", "10.88.7.2")])
+    await host.set_names("a1", [(extra.id, "web", "10.186.7.2")])
     await host.destroy(extra)
     await host.destroy(extra)
     assert (interfaces(), elements(where.nft_table)) == before
@@ -229,12 +229,12 @@ async def test_destroy_removes_all_of_a_network(host: NetworkHost, where: Home) 
 
 
 async def test_subnets_of_others_are_avoided_and_conflicts_named(host: NetworkHost) -> None:
-    assert await host.free_subnet() == "10.88.2.0/24"
-    assert await host.free_subnet(["10.88.2.0/24"]) == "10.88.3.0/24"
-    with lab.outside("10.88.2"):
-        assert await host.free_subnet() == "10.88.3.0/24"
+    assert await host.free_subnet() == "10.186.2.0/24"
+    assert await host.free_subnet(["10.186.2.0/24"]) == "10.186.3.0/24"
+    with lab.outside("10.186.2"):
+        assert await host.free_subnet() == "10.186.3.0/24"
         with pytest.raises(ConflictError, match=r"overlaps 10\.88\.2\.[0-9/]+ (of|on) uplink0"):
-            await host.check_subnet("10.88.2.0/23", {})
+            await host.check_subnet("10.186.2.0/23", {})
         with pytest.raises(ConflictError, match="uplink0"):
             await host.ensure(lab.record(2))
         assert host.bridge(lab.record(2)) not in interfaces()
@@ -248,25 +248,25 @@ async def test_two_daemons_side_by_side(host: NetworkHost, where: Home, tmp_path
     other = NetworkHost(other_home)
     await other.open()
     subnet = await other.free_subnet()
-    assert subnet == "10.88.2.0/24"
+    assert subnet == "10.186.2.0/24"
     theirs = lab.record(2)
     await other.sync((theirs,), ())
     mine, foreign = await host.attach_netns((lab.port(FRONT, 2, 0),)), await other.attach_netns((lab.port(theirs, 2, 0),))
     lab.Server(foreign, 80)
     before = elements(where.nft_table)
-    assert lab.inside(mine, lab.ask_tcp, "10.88.2.2", 80, lab.REFUSED) in ("silence", "refused", "unreachable")
-    assert lab.inside(mine, lab.resolve, "10.88.2.1", "web", timeout=lab.REFUSED) == (-1, [])
+    assert lab.inside(mine, lab.ask_tcp, "10.186.2.2", 80, lab.REFUSED) in ("silence", "refused", "unreachable")
+    assert lab.inside(mine, lab.resolve, "10.186.2.1", "web", timeout=lab.REFUSED) == (-1, [])
     with lab.outside():
-        await other.publish("a1", "10.88.2.2", (PortMapping(80, 8080),))
-        assert lab.ask_tcp("127.0.0.1", 8080) == "10.88.2.1"
+        await other.publish("a1", "10.186.2.2", (PortMapping(80, 8080),))
+        assert lab.ask_tcp("127.0.0.1", 8080) == "10.186.2.1"
         assert lab.inside(mine, lab.ask_tcp, "192.0.2.1", 8080) not in ("silence", "refused", "unreachable")
         with pytest.raises(ConflictError, match="another program"):
-            await host.publish("b2", "10.88.0.2", (PortMapping(80, 8080),))
+            await host.publish("b2", "10.186.0.2", (PortMapping(80, 8080),))
     foreign.close()
     await other.close(remove=True)
     assert lab.leftovers(other_home) == []
     assert elements(where.nft_table) == before
-    assert lab.inside(mine, lab.ping, "10.88.0.1")
+    assert lab.inside(mine, lab.ping, "10.186.0.1")
     mine.close()
 
 
@@ -286,10 +286,10 @@ async def main():
     taps = await host.attach_taps((lab.port(lab.record(0), 4, 3),))
     serve = ["nsenter", f"--net={held.path}", sys.executable, "-m", "http.server", "80"]
     web = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    await host.set_names("a1", [("net0", "web", "10.88.0.2"), ("net1", "web", "10.88.1.2")])
-    await host.set_names("b2", [("net0", "orphan", "10.88.0.3")])
-    await host.publish("a1", "10.88.0.2", (PortMapping(80, 8080),))
-    await host.publish("b2", "10.88.0.3", (PortMapping(80, 8081),))
+    await host.set_names("a1", [("net0", "web", "10.186.0.2"), ("net1", "web", "10.186.1.2")])
+    await host.set_names("b2", [("net0", "orphan", "10.186.0.3")])
+    await host.publish("a1", "10.186.0.2", (PortMapping(80, 8080),))
+    await host.publish("b2", "10.186.0.3", (PortMapping(80, 8081),))
     print(json.dumps({"web": web.pid}), flush=True)
     await asyncio.sleep(1000)
 
@@ -332,9 +332,9 @@ async def test_kill_9_then_sync(where: Home, tmp_path: Path) -> None:
 
 async def _successor(where: Home, resolvers: set[int]) -> None:
     ports = (lab.port(FRONT, 2, 0), lab.port(BACK, 2, 1, ifname="eth1", default=False))
-    names = ((FRONT.id, "web", "10.88.0.2"), (BACK.id, "web", "10.88.1.2"))
-    survivor = Attached("a1", "web", ports, names, "10.88.0.2", (PortMapping(80, 8080),))
-    lost = Attached("c3", "lost", (lab.port(FRONT, 5, 5),), (), "10.88.0.5")
+    names = ((FRONT.id, "web", "10.186.0.2"), (BACK.id, "web", "10.186.1.2"))
+    survivor = Attached("a1", "web", ports, names, "10.186.0.2", (PortMapping(80, 8080),))
+    lost = Attached("c3", "lost", (lab.port(FRONT, 5, 5),), (), "10.186.0.5")
     host = NetworkHost(where)
     await host.open()
     assert http("127.0.0.1", 8080)
@@ -345,20 +345,20 @@ async def _successor(where: Home, resolvers: set[int]) -> None:
     assert set(strays(where.run / "dns", ())) == resolvers, "adopted, not restarted"
     with pytest.raises(OSError, match="in use"):
         lab.Server(None, 8080)
-    assert "10.88.0.3" not in str(elements(where.nft_table))
+    assert "10.186.0.3" not in str(elements(where.nft_table))
     fresh = await host.attach_netns((lab.port(FRONT, 3, 2),))
-    assert lab.inside(fresh, lab.resolve, "10.88.0.1", "web") == (0, ["10.88.0.2"])
-    assert lab.inside(fresh, lab.resolve, "10.88.0.1", "orphan") == (3, [])
+    assert lab.inside(fresh, lab.resolve, "10.186.0.1", "web") == (0, ["10.186.0.2"])
+    assert lab.inside(fresh, lab.resolve, "10.186.0.1", "orphan") == (3, [])
     fresh.close()
     await host.sync((FRONT, BACK), ())
-    assert "10.88.0.2" not in str(elements(where.nft_table))
+    assert "10.186.0.2" not in str(elements(where.nft_table))
     await host.close(remove=True)
 
 
 async def test_sync_restores_what_somebody_took_away(host: NetworkHost, where: Home) -> None:
     port = lab.port(FRONT, 2, 0)
     held = await host.attach_netns((port,))
-    await host.publish("a1", "10.88.0.2", (PortMapping(80, 8080),))
+    await host.publish("a1", "10.186.0.2", (PortMapping(80, 8080),))
     lab.Server(held, 80)
     nft = Nft()
     nft.run("flush ruleset")
@@ -366,15 +366,15 @@ async def test_sync_restores_what_somebody_took_away(host: NetworkHost, where: H
     with Netlink() as link:
         link.request(links.delete_link(socket.if_nametoindex(host.bridge(FRONT))))
         index = socket.if_nametoindex(host.bridge(FRONT).replace("b0", "v0"))
-        link.request((17 + 8, 0, links.route(index, "10.88.0.2", 32)[2]))
+        link.request((17 + 8, 0, links.route(index, "10.186.0.2", 32)[2]))
     for pid in strays(where.run / "dns", ()):
         os.kill(pid, signal.SIGKILL)
         await proc.wait_pid(pid)
-    attached = Attached("a1", "web", (port,), ((FRONT.id, "web", "10.88.0.2"),), "10.88.0.2", (PortMapping(80, 8080),))
+    attached = Attached("a1", "web", (port,), ((FRONT.id, "web", "10.186.0.2"),), "10.186.0.2", (PortMapping(80, 8080),))
     report = await host.sync((FRONT, BACK), (attached,))
     assert report.missing == ()
-    assert lab.ask_tcp("127.0.0.1", 8080) == "10.88.0.1"
-    assert lab.inside(held, lab.resolve, "10.88.0.1", "web") == (0, ["10.88.0.2"])
+    assert lab.ask_tcp("127.0.0.1", 8080) == "10.186.0.1"
+    assert lab.inside(held, lab.resolve, "10.186.0.1", "web") == (0, ["10.186.0.2"])
     held.close()
 
 
@@ -382,7 +382,7 @@ async def test_sync_tells_of_a_port_that_was_taken_meanwhile(host: NetworkHost) 
     port = lab.port(FRONT, 2, 0)
     held = await host.attach_netns((port,))
     thief = lab.Server(None, 8080)
-    report = await host.sync((FRONT, BACK), (Attached("a1", "web", (port,), (), "10.88.0.2", (PortMapping(80, 8080),)),))
+    report = await host.sync((FRONT, BACK), (Attached("a1", "web", (port,), (), "10.186.0.2", (PortMapping(80, 8080),)),))
     assert report.conflicts == (("a1", "port 8080/tcp is already taken by another program"),)
     assert lab.ask_tcp("127.0.0.1", 8080) == "127.0.0.1", "its traffic isn't stolen"
     thief.close()

@@ -72,9 +72,9 @@ async def test_same_network_keeps_client_addresses(stage: Stage) -> None:
     client, server = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
-    assert lab.inside(client, lab.ask_tcp, "10.88.0.3", 80) == "10.88.0.2"
-    assert lab.inside(client, lab.ask_udp, "10.88.0.3", 90) == "10.88.0.2"
-    assert lab.inside(client, lab.ping, "10.88.0.3")
+    assert lab.inside(client, lab.ask_tcp, "10.186.0.3", 80) == "10.186.0.2"
+    assert lab.inside(client, lab.ask_udp, "10.186.0.3", 90) == "10.186.0.2"
+    assert lab.inside(client, lab.ping, "10.186.0.3")
     assert lab.inside(client, lab.ask_tcp, "127.0.0.1", 80) == "refused"
 
 
@@ -82,10 +82,10 @@ async def test_other_network_is_denied(stage: Stage) -> None:
     client, server = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(BACK, 2, 1))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
-    assert lab.inside(client, lab.ask_tcp, "10.88.1.2", 80) == "refused"
-    assert lab.inside(client, lab.ask_udp, "10.88.1.2", 90, lab.REFUSED) in ("silence", "unreachable")
-    assert not lab.inside(client, lab.ping, "10.88.1.2", lab.REFUSED)
-    assert not lab.inside(client, lab.ping, "10.88.1.1", lab.REFUSED)
+    assert lab.inside(client, lab.ask_tcp, "10.186.1.2", 80) == "refused"
+    assert lab.inside(client, lab.ask_udp, "10.186.1.2", 90, lab.REFUSED) in ("silence", "unreachable")
+    assert not lab.inside(client, lab.ping, "10.186.1.2", lab.REFUSED)
+    assert not lab.inside(client, lab.ping, "10.186.1.1", lab.REFUSED)
 
 
 async def test_two_networks_reach_both_sides(stage: Stage) -> None:
@@ -93,8 +93,8 @@ async def test_two_networks_reach_both_sides(stage: Stage) -> None:
     both = await stage.instance(lab.port(FRONT, 9, 2), lab.port(BACK, 9, 3, ifname="eth1", default=False))
     stage.serve(front, 80)
     stage.serve(back, 80)
-    assert lab.inside(both, lab.ask_tcp, "10.88.0.2", 80) == "10.88.0.9"
-    assert lab.inside(both, lab.ask_tcp, "10.88.1.2", 80) == "10.88.1.9"
+    assert lab.inside(both, lab.ask_tcp, "10.186.0.2", 80) == "10.186.0.9"
+    assert lab.inside(both, lab.ask_tcp, "10.186.1.2", 80) == "10.186.1.9"
 
 
 async def test_published_port_from_outside_keeps_the_client(stage: Stage) -> None:
@@ -103,7 +103,7 @@ async def test_published_port_from_outside_keeps_the_client(stage: Stage) -> Non
     stage.serve(server, 90, socket.SOCK_DGRAM)
     with lab.outside() as other:
         mappings = (PortMapping(80, 8080), PortMapping(90, 9090, protocol="udp"))
-        assert await stage.host.publish("a1", "10.88.0.3", mappings) == mappings
+        assert await stage.host.publish("a1", "10.186.0.3", mappings) == mappings
         assert lab.inside(other, lab.ask_tcp, "192.0.2.1", 8080) == "192.0.2.2"
         assert lab.inside(other, lab.ask_udp, "192.0.2.1", 9090) == "192.0.2.2"
         await stage.host.unpublish("a1")
@@ -116,9 +116,9 @@ async def test_published_port_from_this_machine(stage: Stage) -> None:
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
     with lab.outside():
-        await stage.host.publish("a1", "10.88.0.3", (PortMapping(80, 8080), PortMapping(90, 9090, protocol="udp")))
-        assert lab.ask_tcp("127.0.0.1", 8080) == "10.88.0.1"
-        assert lab.ask_udp("127.0.0.1", 9090) == "10.88.0.1"
+        await stage.host.publish("a1", "10.186.0.3", (PortMapping(80, 8080), PortMapping(90, 9090, protocol="udp")))
+        assert lab.ask_tcp("127.0.0.1", 8080) == "10.186.0.1"
+        assert lab.ask_udp("127.0.0.1", 9090) == "10.186.0.1"
         assert lab.ask_tcp("192.0.2.1", 8080) == "192.0.2.1"
 
 
@@ -127,21 +127,21 @@ async def test_published_port_from_instances(stage: Stage) -> None:
     other, internal = await stage.instance(lab.port(BACK, 2, 2)), await stage.instance(lab.port(CLOSED, 2, 3))
     stage.serve(server, 80)
     with lab.outside():
-        await stage.host.publish("a1", "10.88.0.3", (PortMapping(80, 8080),))
-        assert lab.inside(same, lab.ask_tcp, "192.0.2.1", 8080) == "10.88.0.2"
-        assert lab.inside(same, lab.ask_tcp, "10.88.0.1", 8080) == "10.88.0.2"
-        assert lab.inside(other, lab.ask_tcp, "192.0.2.1", 8080) == "10.88.1.2"
-        assert lab.inside(server, lab.ask_tcp, "192.0.2.1", 8080) == "10.88.0.1", "an instance that calls itself"
-        assert lab.inside(internal, lab.ask_tcp, "192.0.2.1", 8080, lab.REFUSED) != "10.88.2.2"
-        assert lab.inside(other, lab.ask_tcp, "10.88.0.3", 80) == "refused", "published, but only as published"
+        await stage.host.publish("a1", "10.186.0.3", (PortMapping(80, 8080),))
+        assert lab.inside(same, lab.ask_tcp, "192.0.2.1", 8080) == "10.186.0.2"
+        assert lab.inside(same, lab.ask_tcp, "10.186.0.1", 8080) == "10.186.0.2"
+        assert lab.inside(other, lab.ask_tcp, "192.0.2.1", 8080) == "10.186.1.2"
+        assert lab.inside(server, lab.ask_tcp, "192.0.2.1", 8080) == "10.186.0.1", "an instance that calls itself"
+        assert lab.inside(internal, lab.ask_tcp, "192.0.2.1", 8080, lab.REFUSED) != "10.186.2.2"
+        assert lab.inside(other, lab.ask_tcp, "10.186.0.3", 80) == "refused", "published, but only as published"
 
 
 async def test_published_on_one_address_only(stage: Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
     with lab.outside() as other:
-        await stage.host.publish("a1", "10.88.0.3", (PortMapping(80, 8080, "127.0.0.1"), PortMapping(80, 8081, "192.0.2.1")))
-        assert lab.ask_tcp("127.0.0.1", 8080) == "10.88.0.1"
+        await stage.host.publish("a1", "10.186.0.3", (PortMapping(80, 8080, "127.0.0.1"), PortMapping(80, 8081, "192.0.2.1")))
+        assert lab.ask_tcp("127.0.0.1", 8080) == "10.186.0.1"
         assert lab.inside(other, lab.ask_tcp, "192.0.2.1", 8080) == "refused"
         assert lab.inside(other, lab.ask_tcp, "192.0.2.1", 8081) == "192.0.2.2"
         assert lab.ask_tcp("127.0.0.1", 8081) == "refused"
@@ -151,11 +151,11 @@ async def test_loopback_of_the_machine_is_out_of_reach(stage: Stage) -> None:
     """The bridges route 127.0.0.0/8 for published ports; nobody else may profit from that."""
     client = await stage.instance(lab.port(FRONT, 2, 0))
     stage.serve(None, 7000, host="127.0.0.1")
-    await stage.host.publish("a1", "10.88.0.2", (PortMapping(80, 8080, "127.0.0.1"),))
+    await stage.host.publish("a1", "10.186.0.2", (PortMapping(80, 8080, "127.0.0.1"),))
     with netns.enter(client.descriptor, {})[1] as link:
-        link.request(links.route(2, "127.0.0.0", 8, via="10.88.0.1"))
+        link.request(links.route(2, "127.0.0.0", 8, via="10.186.0.1"))
     lab.inside(client, netns.write_sysctl, "net.ipv4.conf.all.route_localnet", "1")
-    assert lab.inside(client, _ask_from, "10.88.0.2", "127.0.0.1", 7000) != "10.88.0.2"
+    assert lab.inside(client, _ask_from, "10.186.0.2", "127.0.0.1", 7000) != "10.186.0.2"
     with lab.outside() as other:
         lab.inside(other, netns.write_sysctl, "net.ipv4.conf.all.route_localnet", "1")
         with netns.enter(other.descriptor, {})[1] as link:
@@ -180,10 +180,10 @@ async def test_services_of_the_machine_are_out_of_reach(stage: Stage) -> None:
     stage.serve(None, 7000)
     stage.serve(None, 7001, socket.SOCK_DGRAM)
     with lab.outside():
-        for address in ("10.88.0.1", "10.88.1.1", "192.0.2.1"):
+        for address in ("10.186.0.1", "10.186.1.1", "192.0.2.1"):
             assert lab.inside(client, lab.ask_tcp, address, 7000) == "refused"
             assert lab.inside(client, lab.ask_udp, address, 7001, lab.REFUSED) in ("silence", "unreachable")
-        assert lab.inside(client, lab.ping, "10.88.0.1")
+        assert lab.inside(client, lab.ping, "10.186.0.1")
         assert not lab.inside(client, lab.ping, "192.0.2.1", lab.REFUSED)
 
 
@@ -192,7 +192,7 @@ async def test_host_access_opens_them(stage: Stage) -> None:
     await stage.host.ensure(opened)
     client = await stage.instance(lab.port(opened, 2, 0))
     stage.serve(None, 7000)
-    assert lab.inside(client, lab.ask_tcp, "10.88.5.1", 7000) == "10.88.5.2"
+    assert lab.inside(client, lab.ask_tcp, "10.186.5.1", 7000) == "10.186.5.2"
 
 
 async def test_metadata_is_blocked(stage: Stage) -> None:
@@ -244,20 +244,20 @@ async def test_egress_is_translated_and_internal_has_none(stage: Stage) -> None:
         assert lab.inside(client, lab.ask_tcp, "192.0.2.2", 80) == "192.0.2.1"
         assert lab.inside(internal, lab.ask_tcp, "192.0.2.2", 80, lab.REFUSED) == "unreachable", "no default route"
         with netns.enter(internal.descriptor, {})[1] as link:
-            link.request(links.route(2, "0.0.0.0", 0, via="10.88.2.1"))
+            link.request(links.route(2, "0.0.0.0", 0, via="10.186.2.1"))
         assert lab.inside(internal, lab.ask_tcp, "192.0.2.2", 80, lab.REFUSED) == "refused", "and no way with one"
-        assert lab.inside(internal, lab.ask_tcp, "10.88.2.3", 80) == "10.88.2.2"
+        assert lab.inside(internal, lab.ask_tcp, "10.186.2.3", 80) == "10.186.2.2"
 
 
 async def test_outside_reaches_nothing_unpublished(stage: Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
-    await stage.host.set_names("a1", [("net0", "web", "10.88.0.3")])
+    await stage.host.set_names("a1", [("net0", "web", "10.186.0.3")])
     with lab.outside() as other:
         with netns.enter(other.descriptor, {})[1] as link:
-            link.request(links.route(2, "10.88.0.0", 16, via="192.0.2.1"))
-        assert lab.inside(other, lab.ask_tcp, "10.88.0.3", 80, lab.REFUSED) == "silence"
-        assert lab.inside(other, lab.resolve, "10.88.0.1", "web", timeout=lab.REFUSED) == (-1, [])
+            link.request(links.route(2, "10.186.0.0", 16, via="192.0.2.1"))
+        assert lab.inside(other, lab.ask_tcp, "10.186.0.3", 80, lab.REFUSED) == "silence"
+        assert lab.inside(other, lab.resolve, "10.186.0.1", "web", timeout=lab.REFUSED) == (-1, [])
 
 
 async def test_nobody_can_pretend_to_be_another(stage: Stage) -> None:
@@ -267,11 +267,11 @@ async def test_nobody_can_pretend_to_be_another(stage: Stage) -> None:
     seen = stage.serve(server, 90, socket.SOCK_DGRAM)
     assert seen
     with netns.enter(thief.descriptor, {})[1] as link:
-        link.request(links.address(2, "10.88.0.3", 32))
-        assert lab.inside(thief, _ask_udp_from, "10.88.0.3", "10.88.0.4", 90) == "silence"
+        link.request(links.address(2, "10.186.0.3", 32))
+        assert lab.inside(thief, _ask_udp_from, "10.186.0.3", "10.186.0.4", 90) == "silence"
         link.request((16, 0, links.up(2)[2] + lab.attribute_mac(lab.port(FRONT, 3, 1).interface.mac)))
-        assert lab.inside(thief, _ask_udp_from, "10.88.0.3", "10.88.0.4", 90) == "silence"
-    assert lab.inside(victim, lab.ask_udp, "10.88.0.4", 90) == "10.88.0.3", "and the victim still gets its own"
+        assert lab.inside(thief, _ask_udp_from, "10.186.0.3", "10.186.0.4", 90) == "silence"
+    assert lab.inside(victim, lab.ask_udp, "10.186.0.4", 90) == "10.186.0.3", "and the victim still gets its own"
 
 
 def _ask_udp_from(source: str, address: str, number: int) -> str:
@@ -285,21 +285,21 @@ def _ask_udp_from(source: str, address: str, number: int) -> str:
 
 
 async def test_conflicts_name_the_holder(stage: Stage) -> None:
-    await stage.host.publish("a1", "10.88.0.2", (PortMapping(80, 8080),), name="web")
+    await stage.host.publish("a1", "10.186.0.2", (PortMapping(80, 8080),), name="web")
     with pytest.raises(ConflictError, match="port 8080/tcp is already taken by web"):
-        await stage.host.publish("b2", "10.88.0.3", (PortMapping(80, 8081), PortMapping(80, 8080)))
+        await stage.host.publish("b2", "10.186.0.3", (PortMapping(80, 8081), PortMapping(80, 8080)))
     with pytest.raises(OSError, match="in use"):
         lab.Server(None, 8080)
     stage.serve(None, 8081)
     with pytest.raises(ConflictError, match="port 8081/tcp is already taken by another program"):
-        await stage.host.publish("b2", "10.88.0.3", (PortMapping(80, 8081),))
+        await stage.host.publish("b2", "10.186.0.3", (PortMapping(80, 8081),))
     with pytest.raises(UserError, match="not an address of this machine"):
-        await stage.host.publish("b2", "10.88.0.3", (PortMapping(80, 8082, "198.51.100.7"),))
-    chosen = await stage.host.publish("b2", "10.88.0.3", (PortMapping(80), PortMapping(53, protocol="udp")))
+        await stage.host.publish("b2", "10.186.0.3", (PortMapping(80, 8082, "198.51.100.7"),))
+    chosen = await stage.host.publish("b2", "10.186.0.3", (PortMapping(80), PortMapping(53, protocol="udp")))
     assert all(mapping.host_port >= 1024 for mapping in chosen)
-    assert await stage.host.publish("b2", "10.88.0.3", chosen) == chosen
+    assert await stage.host.publish("b2", "10.186.0.3", chosen) == chosen
     await stage.host.unpublish("a1")
-    await stage.host.publish("b2", "10.88.0.3", (*chosen, PortMapping(80, 8080)))
+    await stage.host.publish("b2", "10.186.0.3", (*chosen, PortMapping(80, 8080)))
 
 
 async def test_udp_flow_follows_the_port(stage: Stage) -> None:
@@ -312,12 +312,12 @@ async def test_udp_flow_follows_the_port(stage: Stage) -> None:
         peer.settimeout(lab.TIMEOUT)
         peer.bind(("", 4000))
         peer.sendto(b"?", ("192.0.2.1", 9090))  # before anybody listens: the flow is tracked without translation
-        await stage.host.publish("a1", "10.88.0.2", port)
+        await stage.host.publish("a1", "10.186.0.2", port)
         peer.sendto(b"?", ("192.0.2.1", 9090))
         assert peer.recv(100) == b"192.0.2.2"
         stage.servers[0].close()
         await stage.host.unpublish("a1")
-        await stage.host.publish("b2", "10.88.0.3", port)
+        await stage.host.publish("b2", "10.186.0.3", port)
         peer.sendto(b"?", ("192.0.2.1", 9090))
         assert peer.recv(100) == b"192.0.2.2"
 
@@ -329,7 +329,7 @@ async def test_100_mb_through_translation_are_unbroken(stage: Stage) -> None:
     expected = hashlib.sha256(block * 100).hexdigest()
     listener = lab.inside(server, socket.create_server, ("", 80))
     with lab.outside(), listener:
-        await stage.host.publish("a1", "10.88.0.3", (PortMapping(80, 8080),))
+        await stage.host.publish("a1", "10.186.0.3", (PortMapping(80, 8080),))
         sender = lab.inside(client, socket.create_connection, ("192.0.2.1", 8080))
         receiver, _ = listener.accept()
         with receiver:
@@ -372,7 +372,7 @@ async def test_taps_are_routed_and_go_with_their_descriptor(stage: Stage) -> Non
         found = {entry.name: entry for entry in links.all_links(link)}
         assert found[name].up
         assert found[name].kind == "tun"
-        assert links.Route("10.88.0.2/32", found[name].index) in links.all_routes(link)
+        assert links.Route("10.186.0.2/32", found[name].index) in links.all_routes(link)
     assert Path(f"/sys/class/net/{name}").name == name
     for descriptor in descriptors:
         os.close(descriptor)
@@ -389,9 +389,9 @@ async def test_flushed_ruleset_is_written_again(stage: Stage) -> None:
     nft.close()
     assert await stage.host._run(stage.host._table.repair)
     assert not await stage.host._run(stage.host._table.repair)
-    assert lab.inside(first, lab.ask_tcp, "10.88.0.3", 80) == "10.88.0.2"
+    assert lab.inside(first, lab.ask_tcp, "10.186.0.3", 80) == "10.186.0.2"
     stage.serve(None, 7000)
-    assert lab.inside(first, lab.ask_tcp, "10.88.0.1", 7000) == "refused"
+    assert lab.inside(first, lab.ask_tcp, "10.186.0.1", 7000) == "refused"
 
 
 async def test_other_firewalls_are_left_alone_and_found(stage: Stage) -> None:

@@ -9,10 +9,10 @@ from twinhull.network import addresses
 
 
 def test_the_first_free_subnet_skips_what_overlaps() -> None:
-    assert addresses.choose_subnet([]) == "10.88.0.0/24"
-    assert addresses.choose_subnet(["10.88.0.0/23", "0.0.0.0/0"]) == "10.88.2.0/24"
-    assert addresses.choose_subnet(["10.88.0.7/32"]) == "10.88.1.0/24"
-    assert addresses.choose_subnet(["10.0.0.0/8"]) == "172.29.0.0/24"
+    assert addresses.choose_subnet([]) == "10.186.0.0/24"
+    assert addresses.choose_subnet(["10.186.0.0/23", "0.0.0.0/0"]) == "10.186.2.0/24"
+    assert addresses.choose_subnet(["10.186.0.7/32"]) == "10.186.1.0/24"
+    assert addresses.choose_subnet(["10.186.0.0/16"]) == "10.188.0.0/24"
 
 
 def test_used_up_pools_are_said() -> None:

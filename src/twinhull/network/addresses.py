@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from twinhull.errors import ConflictError, UserError
 
-POOLS = ("10.88.0.0/16", "10.188.0.0/16", "172.29.0.0/16", "192.168.192.0/18")
-"""Where subnets are taken from, in this order."""
+POOLS = ("10.186.0.0/16", "10.188.0.0/16", "10.214.0.0/16")
+"""Where subnets are taken from, in this order: none is podman's own (10.88.0.0/16) or among Docker's (172.17–31, 192.168.0.0/16)."""
 PREFIX = 24
 """Length of a subnet that nobody asked for in particular."""
 _SHORTEST, _LONGEST = 8, 29
