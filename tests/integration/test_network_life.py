@@ -233,7 +233,7 @@ async def test_subnets_of_others_are_avoided_and_conflicts_named(host: NetworkHo
     assert await host.free_subnet(["10.186.2.0/24"]) == "10.186.3.0/24"
     with lab.outside("10.186.2"):
         assert await host.free_subnet() == "10.186.3.0/24"
-        with pytest.raises(ConflictError, match=r"overlaps 10\.88\.2\.[0-9/]+ (of|on) uplink0"):
+        with pytest.raises(ConflictError, match=r"overlaps 10\.186\.2\.[0-9/]+ (of|on) uplink0"):
             await host.check_subnet("10.186.2.0/23", {})
         with pytest.raises(ConflictError, match="uplink0"):
             await host.ensure(lab.record(2))
