@@ -54,8 +54,9 @@ for attempt in range(20):
 
 
 def fetch(client: Instance, server: Instance) -> str:
-    """The page, by address: busybox is static, and can't look names up as programs do."""
-    return client.exec("wget", "-q", "-T", "20", "-O", "-", f"http://{server.address}/").text
+    """The page's text, "" without an answer. By address: busybox is static, and can't look names up as programs do."""
+    script = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {server.address} 80"
+    return client.exec("sh", "-c", script, check=False).text.rpartition("\n")[2]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_networks_are_apart_and_an_instance_can_be_on_two(make: Maker, daemon: D
         two = make("--network", right)
         both = make("--network", left, "--network", right)
         assert fetch(both, one) == "hello from busybox"
-        assert two.exec("wget", "-q", "-T", "3", "-O", "-", f"http://{one.address}/", check=False).code == 1
+        assert fetch(two, one) == ""
         assert one.address in both.exec("nslookup", "-type=a", one.name).text
         assert two.exec("nslookup", "-type=a", one.name, check=False).code == 1
         assert {address["network"] for address in both.view()["addresses"]} == {left, right}

@@ -102,7 +102,7 @@ def test_events_tell_a_life_in_order(make: Maker, daemon: Daemon) -> None:
 
 
 def test_events_follow(make: Maker, daemon: Daemon) -> None:
-    follower = daemon.popen("events", "--format", "json", stdout=subprocess.PIPE)
+    follower = daemon.popen("events", "--since", str(time.time()), "--format", "json", stdout=subprocess.PIPE)
     try:
         assert follower.stdout is not None
         made = make(verb="create")

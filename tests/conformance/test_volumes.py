@@ -56,7 +56,7 @@ def test_volume_is_shared_between_any_two_runtimes(writer: Instance, reader: Ins
 
 
 def test_owners_and_modes_are_the_same_from_any_runtime(writer: Instance, reader: Instance) -> None:
-    writer.sh("cd /data; touch o; chown 1000:33 o; chmod 2750 o; ln -sf /no/where l; ln -f o h; mkfifo -m 600 p")
+    writer.sh("cd /data; touch o; chown 1000:33 o; chmod 2750 o; ln -sf /no/where l; ln -f o h; umask 077; mkfifo p")
     seen = reader.sh("cd /elsewhere; stat -c '%a %u:%g %h %F' o h p; readlink l")
     assert seen.splitlines() == ["2750 1000:33 2 regular empty file"] * 2 + ["600 0:0 1 fifo", "/no/where"]
     assert reader.exec("cat", "/elsewhere/o", flags=["-u", "app"]).code == 0
