@@ -8,7 +8,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "path.h"
@@ -17,15 +16,13 @@
 
 /* Lists of the OCI defaults that Docker and Podman use. */
 static const char *const masked[] = {
-	"/proc/asound",	      "/proc/acpi",  "/proc/kcore", "/proc/keys",    "/proc/latency_stats",		 "/proc/timer_list",
-	"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",  "/sys/firmware", "/sys/devices/virtual/powercap", NULL,
+	"/proc/acpi",	    "/proc/asound",	 "/proc/interrupts",  "/proc/kcore", "/proc/keys",    "/proc/latency_stats",
+	"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",  "/sys/firmware", "/sys/devices/virtual/powercap",
+	NULL,
 };
 static const char *const read_only[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger", NULL};
 
-static const struct {
-	const char *name;
-	unsigned int major, minor;
-} devices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
+static const char *const devices[] = {"null", "zero", "full", "random", "urandom", "tty", NULL};
 
 static const struct {
 	const char *name, *target;
@@ -81,23 +78,45 @@ static int bind_in(int root, const char *source, const char *target, bool protec
 	if (!protect)
 		return 0;
 	at = path_open(root, target, O_PATH); /* now the mount's own root */
-	failed = at < 0 || mount(NULL, fd_path(at).text, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0;
+	failed = at < 0 || mount(NULL, fd_path(at).text, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NODEV, NULL) < 0;
 	error = errno;
 	if (at >= 0)
 		close(at);
 	return failed ? fault_internal(fault, "mount %s read-only: %s", target, strerror(error)) : 0;
 }
 
-static int mount_base(const struct machine *machine, struct fault *fault)
+/* Only a privileged workload may open device nodes of its own making. */
+static unsigned long no_devices(const struct config *config)
+{
+	return config->options & O_UNMASKED ? 0 : MS_NODEV;
+}
+
+static int mount_base(const struct machine *machine, const struct config *config, struct fault *fault)
 {
 	static const char overlay[] = "lowerdir=" DIR_LOWER ",upperdir=" DIR_SCRATCH "/upper,workdir=" DIR_SCRATCH "/work,redirect_dir=off,"
 				      "index=off,metacopy=off";
 
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return fault_internal(fault, "make mounts private: %s", strerror(errno));
-	int failed = machine->real ? mount("overlay", machine->root, "overlay", 0, overlay)
+	int failed = machine->real ? mount("overlay", machine->root, "overlay", no_devices(config), overlay)
 				   : mount(machine->root, machine->root, NULL, MS_BIND | MS_REC, NULL);
 	return failed < 0 ? fault_internal(fault, "mount the root: %s", strerror(errno)) : 0;
+}
+
+/* A device is one of the machine's own, bound: nodes that the workload makes (it has CAP_MKNOD) can't be opened. */
+static int bind_device(int dev, const char *name)
+{
+	char source[16];
+
+	snprintf(source, sizeof(source), "/dev/%s", name);
+	int at = openat(dev, name, O_CREAT | O_EXCL | O_RDONLY | O_CLOEXEC, 0666);
+	if (at < 0)
+		return -1;
+	int failed = mount(source, fd_path(at).text, NULL, MS_BIND, NULL);
+	int error = errno;
+	close(at);
+	errno = error;
+	return failed;
 }
 
 static int make_devices(int root, bool console, struct fault *fault)
@@ -105,10 +124,8 @@ static int make_devices(int root, bool console, struct fault *fault)
 	int dev = path_open(root, "/dev", O_RDONLY | O_DIRECTORY);
 	int failed = dev < 0;
 
-	for (size_t i = 0; !failed && i < sizeof(devices) / sizeof(*devices); i++) {
-		failed = mknodat(dev, devices[i].name, S_IFCHR | 0666, makedev(devices[i].major, devices[i].minor)) < 0;
-		failed = failed || fchmodat(dev, devices[i].name, 0666, 0) < 0;
-	}
+	for (const char *const *name = devices; *name && !failed; name++)
+		failed = bind_device(dev, *name) < 0;
 	for (size_t i = 0; !failed && i < sizeof(links) / sizeof(*links); i++)
 		failed = symlinkat(links[i].target, dev, links[i].name) < 0;
 	if (!failed && console)
@@ -126,7 +143,7 @@ static int mount_kernel(const struct machine *machine, const struct config *conf
 
 	snprintf(shm, sizeof(shm), "mode=1777,size=%llu", (unsigned long long)config->shm_size);
 	if (mount_in(root, "proc", "/proc", QUIET, NULL, fault) < 0 ||
-	    mount_in(root, "tmpfs", "/dev", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k", fault) < 0 ||
+	    mount_in(root, "tmpfs", "/dev", MS_NOSUID | MS_STRICTATIME | no_devices(config), "mode=755,size=65536k", fault) < 0 ||
 	    mount_in(root, "devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5", fault) < 0 ||
 	    mount_in(root, "tmpfs", "/dev/shm", QUIET, shm, fault) < 0 || mount_in(root, "mqueue", "/dev/mqueue", QUIET, NULL, fault) < 0 ||
 	    mount_in(root, "sysfs", "/sys", sys, NULL, fault) < 0)
@@ -143,7 +160,7 @@ static int mount_share(const struct machine *machine, const struct config *confi
 	for (size_t i = 0; i < config->mount_count; i++) {
 		if (config->mounts[i].kind != MOUNT_VOLUME || !machine->real)
 			continue;
-		if (mount("volumes", machine->volumes, "9p", 0, options) < 0)
+		if (mount("volumes", machine->volumes, "9p", no_devices(config), options) < 0)
 			return fault_internal(fault, "mount the share of volumes: %s", strerror(errno));
 		return 0;
 	}
@@ -231,7 +248,7 @@ static int pivot(int root, struct fault *fault)
 
 int root_enter(const struct machine *machine, const struct config *config, struct fault *fault)
 {
-	if (mount_base(machine, fault) < 0)
+	if (mount_base(machine, config, fault) < 0)
 		return -1;
 	int root = open(machine->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (root < 0)
@@ -288,7 +305,7 @@ int root_seal(const struct machine *machine, const struct config *config, struct
 	for (const char *const *path = read_only; *path && !(config->options & O_UNMASKED); path++)
 		if (protect(*path) < 0)
 			return fault_internal(fault, "protect %s: %s", *path, strerror(errno));
-	if (config->options & O_READ_ONLY && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL) < 0)
+	if (config->options & O_READ_ONLY && mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | no_devices(config), NULL) < 0)
 		return fault_internal(fault, "make the root read-only: %s", strerror(errno));
 	return 0;
 }
