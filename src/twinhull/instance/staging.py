@@ -24,7 +24,7 @@ from twinhull.errors import PermanentError, UserError
 from twinhull.instance import oci
 from twinhull.instance.base import HostMount, InjectedFile, Launch
 from twinhull.instance.oci import AGENT, Bind, Stage
-from twinhull.sys import mounts, namespaces, trees
+from twinhull.sys import locked, mounts, namespaces, trees
 
 _PRIVATE = mounts.MS_NOSUID | mounts.MS_NODEV
 STAGES = Path("/run/twinhull-stage")
@@ -214,7 +214,19 @@ def _bind(place: _Place, number: int, mount: HostMount) -> Bind:
         mounts.attach(descriptor, target)
     finally:
         os.close(descriptor)
+    if mount.read_only and place.binds is not None:
+        _lock(target)
     return Bind(mount.target, target, mount.read_only)
+
+
+def _lock(target: Path) -> None:
+    """Exchange the read-only mount at `target` for a copy that a workload with CAP_SYS_ADMIN can't remount writable."""
+    descriptor = locked.clone(target)
+    try:
+        mounts.unmount(target)
+        mounts.attach(descriptor, target)
+    finally:
+        os.close(descriptor)
 
 
 def _clone(place: _Place, source: Path, read_only: bool) -> int:
@@ -227,8 +239,19 @@ def _clone(place: _Place, source: Path, read_only: bool) -> int:
         return mounts.idmapped_clone_with(source, place.binds, read_only=read_only)
     except PermanentError:
         if read_only:
-            return mounts.clone(source, recursive=True)
+            return _unmapped(source)
         raise
+
+
+def _unmapped(source: Path) -> int:
+    """A read-only clone of what can't be idmapped: its owners are nobody inside."""
+    descriptor = mounts.clone(source, recursive=True)
+    try:
+        mounts.set_attributes(descriptor, read_only=True, recursive=True)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _mountpoint(path: Path, is_folder: bool) -> None:

@@ -1,0 +1,78 @@
+"""Instances that try to get out. They are shared, for a VM's start takes seconds: `box` as it comes, `strong` with every capability."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from tests.conformance.instance import PYTHON, Instance, Maker
+from tests.escape import probes
+from tests.escape.host import Host
+from tests.harness import Daemon
+
+PROBES = "/tmp/probes.pyz"
+READ_ONLY = "/given"
+
+
+@pytest.fixture(scope="session")
+def host(daemon: Daemon) -> Iterator[Host]:
+    """The host's canary, process and sockets."""
+    made = Host(daemon)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def escape_maker(daemon: Daemon, runtime: str) -> Iterator[Maker]:
+    """For the shared instances."""
+    made = Maker(daemon, runtime)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="session")
+def box(escape_maker: Maker, host: Host) -> Instance:
+    """Default capabilities, a folder of the host read-only."""
+    return _equipped(escape_maker("-v", f"{host.shared}:{READ_ONLY}:ro", image=PYTHON))
+
+
+@pytest.fixture(scope="session")
+def strong(escape_maker: Maker, host: Host) -> Instance:
+    """Every capability there is: what may be asked for without the owner's consent in config.toml."""
+    return _equipped(escape_maker("--cap-add", "ALL", "-v", f"{host.shared}:{READ_ONLY}:ro", image=PYTHON))
+
+
+@pytest.fixture
+def make(daemon: Daemon, runtime: str) -> Iterator[Maker]:
+    """For instances of one test."""
+    made = Maker(daemon, runtime)
+    yield made
+    made.clear()
+
+
+def attempts(instance: Instance, host: Host, user: str = "") -> list[tuple[str, str, str]]:
+    """Run them all inside: (name, outcome, text)."""
+    flags = ["-u", user] if user else []
+    argument = json.dumps(asdict(host.place(READ_ONLY)))
+    done = instance.exec("python3", PROBES, argument, flags=flags, timeout=240)
+    return [tuple(json.loads(line)) for line in done.lines]
+
+
+def _equipped(instance: Instance) -> Instance:
+    instance.exec("sh", "-c", f"cat >{PROBES}; chmod 644 {PROBES}", stdin=_archive())
+    return instance
+
+
+def _archive() -> bytes:
+    """The probes as one file that Python runs."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in sorted(Path(probes.__path__[0]).glob("*.py")):
+            archive.write(path, f"probes/{path.name}")
+        archive.writestr("__main__.py", "from probes import run\nrun.main()\n")
+    return packed.getvalue()

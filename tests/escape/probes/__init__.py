@@ -1,0 +1,1 @@
+"""Attempts to get out, run inside an instance. See table.py."""
