@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from twinhull.engine import health, names
+from twinhull.engine.attached import Attached
 from twinhull.engine.events import Events
 from twinhull.engine.launch import SLOTS, Launcher
 from twinhull.engine.live import Live
@@ -154,7 +155,7 @@ class Instances:
             if live.removed:
                 raise NotFoundError(f"no such instance: {live.record.name}")
             if live.record.state is State.RUNNING:
-                return await live.running().attach() if attach else None
+                return await self.attach(live) if attach else None
             live.next_state(Event.START)
             self._cancel_tasks(live)
             live.asked_to_end = False
@@ -203,9 +204,13 @@ class Instances:
             if attachment.netns:
                 attachment.netns.close()
         await self.join_network(live, live.record.spec.ports)
-        session = await instance.attach() if attach else None
+        session = Attached(live, await instance.attach()) if attach else None
         await instance.start()
         return instance, session
+
+    async def attach(self, live: Live) -> Session:
+        """The streams of a running instance."""
+        return Attached(live, await live.running().attach())
 
     async def join_network(self, live: Live, ports: tuple[PortMapping, ...]) -> None:
         """Names and published ports; idempotent. The host ports chosen are in the record, which the caller saves."""
@@ -383,7 +388,12 @@ class Instances:
                 return
             self._ask_to_end(live)
             self.database.save_instance(live.change(desired="removed"))
-            await self._forget(live, volumes=volumes)
+            try:
+                await self._forget(live, volumes=volumes)
+            except Exception as error:
+                self.database.save_instance(live.change(state=State.DEAD, error=f"remove: {error}"))
+                live.announce()
+                raise
         self.events.emit("instance", "destroy", live.id, live.record.name)
         live.announce()
 

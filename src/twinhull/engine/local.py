@@ -277,7 +277,7 @@ class LocalEngine(Engine):
         return await instance.exec(merged)
 
     async def attach(self, ref: str) -> Session:
-        return await self._instances.find(ref).running().attach()
+        return await self._instances.attach(self._instances.find(ref))
 
     async def run(self, spec: InstanceSpec) -> tuple[InstanceView, Session]:
         live = await self._instances.create(spec)

@@ -80,7 +80,7 @@ class HostMount:
 
 @dataclass(frozen=True, slots=True)
 class InjectedFile:
-    """A file put into the instance from memory (secrets, /etc/hosts …); never part of the writable layer, never on the host's disk if secret."""
+    """A file put into the instance from memory (/etc/hosts …); not part of the writable layer, and if secret never on the host's disk."""
 
     target: str
     content: bytes
@@ -245,7 +245,7 @@ class Instance(abc.ABC):
 
     @abc.abstractmethod
     async def adopt(self) -> bool:
-        """Take over after a daemon restart. True: it runs, or its Exit waits in `wait`. False: nothing is left of it, or it was never started."""
+        """Take over after a daemon restart. True: it runs, or its Exit waits in `wait`. False: nothing is left, or it was never started."""
 
     @abc.abstractmethod
     async def wait(self) -> Exit:
