@@ -18,11 +18,12 @@ from tests import leaks
 from tests.integration.vm_lab import BOOT, busybox_root, collect, created, decided, launch, lend, output_of, shell, started
 from tests.integration.vm_net import Wire
 
-from twinhull.errors import CannotRunError, ConflictError, PermanentError, TwinhullError, UnsupportedError, UserError
+from twinhull.errors import CannotRunError, ConflictError, PermanentError, TemporaryError, TwinhullError, UnsupportedError, UserError
 from twinhull.home import Home
 from twinhull.instance import logs
 from twinhull.instance.base import HostMount, InjectedFile, Process
 from twinhull.instance.vm import process
+from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
 from twinhull.sys.cgroup import Cgroup
@@ -425,6 +426,29 @@ async def test_a_flood_on_the_console_and_a_panic(home: Home, erofs: Path) -> No
         code, reason = await _end(instance)
         assert code == 137
         assert reason.startswith("vmm-lost")
+
+
+async def test_a_guest_that_hangs_while_it_boots_is_booted_again(home: Home, erofs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first guest never answers, as if its kernel had locked up; its successor does."""
+    spawned: list[process.Vmm] = []
+    start = process.start
+
+    async def hang_once(*arguments: object) -> process.Vmm:
+        vmm = await start(*arguments)  # type: ignore[arg-type]
+        spawned.append(vmm)
+        monkeypatch.setattr(AgentClient, "connect", _never if len(spawned) == 1 else connect)
+        return vmm
+
+    async def _never(*_: object, timeout: float, **__: object) -> None:
+        raise TemporaryError(f"no answer within {timeout} s")
+
+    connect = AgentClient.connect
+    monkeypatch.setattr(process, "start", hang_once)
+    async with started(home, launch(home, erofs, "/bin/echo", "second")) as instance:
+        assert await _end(instance) == (0, "")
+        assert len(spawned) == 2
+        assert not spawned[0].alive
+        assert (await _log(instance))[1] == b"second\n"
 
 
 async def test_missing_parts_are_said(home: Home, erofs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

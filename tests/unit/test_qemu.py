@@ -22,7 +22,7 @@ _FULL = """
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -global virtio-mmio.force-legacy=false
 -kernel /kernel -initrd /initrd
--append 'console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on init_on_alloc=0 \
+-append 'console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on init_on_alloc=0 cryptomgr.notests \
 mitigations=off no_timer_check tsc=reliable tsc_early_khz=2599998'
 -chardev socket,id=qmp,fd=11,server=on,wait=off -mon chardev=qmp,mode=control
 -chardev socket,id=console,fd=12,server=on,wait=off -serial chardev:console

@@ -49,8 +49,10 @@ TRAITS = Traits(
     },
 )
 
-BOOT_SECONDS = {qemu.Accelerator.KVM: 30.0, qemu.Accelerator.TCG: 120.0}
-"""From QEMU's start to the agent's answer; a busy machine that emulates needs patience."""
+BOOT_SECONDS = {qemu.Accelerator.KVM: (15.0, 30.0), qemu.Accelerator.TCG: (45.0, 120.0)}
+"""From QEMU's start to the agent's answer, for the first try and a second one. Under TCG about one kernel in a hundred locks up while it
+boots on an overloaded machine; a second try costs less than patience. A healthy boot took 18 s at worst, with ten runnable processes."""
+RECONNECT_SECONDS = 10.0
 SHUTDOWN_SECONDS = 10.0
 ADOPT_SECONDS = 5.0
 """How long adoption waits for the agent; afterwards that goes on in the background."""
@@ -106,9 +108,7 @@ class VmInstance(Instance):
     async def create(self) -> None:
         """Boot to the agent and configure the guest; the workload is ready to be started."""
         try:
-            await self._boot()
-            self._open_log(fresh=True)
-            await self._reach(self._connect(), "the agent")
+            await self._boot_to_agent()
             await self._reach(self._require_agent().configure(self._guest()), "the agent")
         finally:
             self._close_taps()
@@ -231,7 +231,23 @@ class VmInstance(Instance):
 
     # boot
 
-    async def _boot(self) -> None:
+    async def _boot_to_agent(self) -> None:
+        """Boot, and once more if the guest hangs; a QEMU that ended by itself would do so again."""
+        first, second = BOOT_SECONDS[await self._boot()]
+        try:
+            await self._meet_agent(first)
+        except PermanentError:
+            if self._vmm is None or not self._vmm.alive:
+                raise
+            await self._drop_connections()
+            await self._boot()
+            await self._meet_agent(second)
+
+    async def _meet_agent(self, patience: float) -> None:
+        self._open_log(fresh=True)
+        await self._reach(self._connect(patience), "the agent")
+
+    async def _boot(self) -> qemu.Accelerator:
         """From nothing (or the rest of an earlier try) to a running QEMU."""
         launch = self.launch
         if launch.root.erofs is None:
@@ -249,11 +265,15 @@ class VmInstance(Instance):
         await asyncio.to_thread(scratch.ensure, disk, self._home.cache / "vm")
         await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(made), cpus=0.0))
         await self._spawn(cpu, made, guest, disk)
+        return choice.accelerator
 
     async def _spawn(self, cpu: qemu.Cpu, made: Made, guest: assets.Assets, disk: Path) -> None:
         launch, run = self.launch, self._run
         volumes = self._volumes()
-        self._messages = process.Messages()
+        if self._messages is not None:
+            self._messages.close()
+        await self._console.close()
+        self._messages, self._console = process.Messages(), Console()
         with ExitStack() as stack:
             vm = qemu.Vm(
                 name=str(run),
@@ -308,10 +328,9 @@ class VmInstance(Instance):
 
     # the connection to the inside
 
-    async def _connect(self) -> None:
+    async def _connect(self, seconds: float = RECONNECT_SECONDS) -> None:
         """Monitor and agent; both wait until QEMU, then the guest, is so far."""
         assert self._log is not None  # opened by create and adopt
-        seconds = BOOT_SECONDS[qemu.Accelerator(self._require_made().accelerator)]
         with process.address(self._run, process.QMP_SOCKET) as path:
             self._monitor = await Monitor.connect(path, seconds)
         self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
@@ -343,6 +362,8 @@ class VmInstance(Instance):
 
     def _open_log(self, *, fresh: bool) -> None:
         launch = self.launch
+        if self._log is not None:
+            self._log.close()
         self._log = GuestLog(launch.paths.log, self._run, launch.log_max_size, launch.log_max_files, fresh=fresh)
 
     # the end
