@@ -266,7 +266,8 @@ class ContainerInstance(Instance):
         answers = Stream(reader)
         try:
             try:
-                await proc.run(command, env={"_OCI_SYNCPIPE": str(writer)} | self._monitor_environment(), pass_fds=(writer,))
+                env = {"_OCI_SYNCPIPE": str(writer)} | self._monitor_environment()
+                await proc.run(command, env=env, pass_fds=(writer,), cwd=launch.paths.run)  # conmon drops a file "oom" where it is
             finally:
                 os.close(writer)
             return conmon.parse_answer(await _line(answers))
