@@ -10,11 +10,9 @@ import pytest
 from tests.conformance.instance import PYTHON, Instance, Maker
 
 WHO = {
-    "boot_id": "cat /proc/sys/kernel/random/boot_id",
     "hostname": "hostname",
     "mac": "cat /sys/class/net/eth0/address",
     "random": "head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n'",
-    "uuid": "cat /proc/sys/kernel/random/uuid",
 }
 
 
@@ -30,6 +28,14 @@ def test_two_instances_differ(identities: list[dict[str, str]], what: str) -> No
     first, second = (identity[what] for identity in identities)
     assert first
     assert first != second
+
+
+@pytest.mark.except_for("sandbox", "its /proc has no boot_id")
+def test_boot_ids_differ(small: Instance, box: Instance) -> None:
+    first, second = (one.sh("cat /proc/sys/kernel/random/boot_id") for one in (small, box))
+    assert re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first)
+    assert first != second
+    assert small.sh("cat /proc/sys/kernel/random/boot_id") == first
 
 
 def test_machine_ids_differ_where_the_image_has_one(make: Maker) -> None:

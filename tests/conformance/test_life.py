@@ -110,7 +110,7 @@ def test_writable_layer_survives_stop_and_start_but_processes_do_not(make: Maker
     wait_for("first start", lambda: made.sh("cat /starts 2>/dev/null || true"))
     made.sh("echo kept >/root/file; mkfifo /root/pipe; chown 33:1000 /root/file; chmod 4711 /root/file; rm /var/www/index.html")
     made.act("stop", "-t", "0")
-    assert made.view()["exit_code"] == 137
+    assert made.view()["exit_code"] in (137, 143)  # TERM, if it was quicker than KILL
     made.act("start")
     made.wait_state("running")
     assert wait_for("second start", lambda: len(made.sh("cat /starts").splitlines()) == 2)
@@ -237,9 +237,9 @@ def test_run_on_a_terminal(make: Maker) -> None:
     argv = ["run", "--rm", "-it", "--name", make.name(), "--runtime", make.runtime, BUSYBOX, "sh"]
     with Terminal(make.daemon, *argv, rows=33, cols=77) as tty:
         tty.expect("# ")
-        tty.send("stty size; tty\n")
+        tty.send("stty size; test -t 0 && echo a 'terminal'\n")
         tty.expect("33 77")
-        tty.expect("/dev/")
+        tty.expect("a terminal")
         tty.send("exit 4\n")
         assert tty.wait() == 4
 

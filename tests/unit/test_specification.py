@@ -49,3 +49,14 @@ def test_every_package_that_setup_installs_is_explained() -> None:
     lines = (CHECKOUT / "setup" / "packages.txt").read_text().splitlines()
     packages = [line.rstrip("?") for line in lines if line and not line.startswith("#")]
     assert [package for package in packages if package not in text] == []
+
+
+def test_every_exception_of_a_hull_is_told() -> None:
+    text = (CHECKOUT / "SPECIFICATION.md").read_text()
+    reasons = [
+        reason
+        for page in (CHECKOUT / "tests").rglob("test_*.py")
+        for reason in re.findall(r'mark\.except_for\(\s*"\w+",\s*"([^"]+)"', page.read_text())
+    ]
+    assert len(reasons) > 5
+    assert [reason for reason in reasons if reason not in text] == []
