@@ -60,3 +60,9 @@ def test_every_exception_of_a_hull_is_told() -> None:
     ]
     assert len(reasons) > 5
     assert [reason for reason in reasons if reason not in text] == []
+
+
+def test_every_decision_is_listed() -> None:
+    folder = CHECKOUT / "docs" / "adr"
+    text = (folder / "README.md").read_text()
+    assert [page.name for page in folder.glob("0*.md") if f"]({page.name})" not in text] == []
