@@ -108,6 +108,35 @@ static int find_link(struct netlink *link, const uint8_t *mac)
 	}
 }
 
+/* What a VM that was restored from a template has for its interface number `i`; nobody else's interface has such a MAC. */
+static void placeholder_mac(size_t i, uint8_t mac[6])
+{
+	memcpy(mac, (uint8_t[]){0x02, 0x54, 0x48, 0x00, 0x00, (uint8_t)i}, 6);
+}
+
+static int set_mac(struct netlink *link, int index, const uint8_t *mac)
+{
+	struct request request;
+
+	begin(&request, RTM_NEWLINK, 0, &(struct ifinfomsg){.ifi_family = AF_UNSPEC, .ifi_index = index}, sizeof(struct ifinfomsg));
+	attribute(&request, IFLA_ADDRESS, mac, 6);
+	return talk(link, &request);
+}
+
+/* The interface with that MAC; else the placeholder of that number, which gets the MAC. 0 with errno if there's neither. */
+static int claim_link(struct netlink *link, size_t i, const uint8_t *mac)
+{
+	uint8_t placeholder[6];
+	int index = find_link(link, mac);
+
+	if (index)
+		return index;
+	placeholder_mac(i, placeholder);
+	index = find_link(link, placeholder);
+	errno = ENODEV;
+	return index && set_mac(link, index, mac) == 0 ? index : 0;
+}
+
 static int set_name(struct netlink *link, int index, const char *name)
 {
 	struct request request;
@@ -250,10 +279,10 @@ static int find_all(struct netlink *link, const struct config *config, int *inde
 		return fault_request(fault, "%zu interfaces: at most %d", config->interface_count, MAX_INTERFACES);
 	for (size_t i = 0; i < config->interface_count; i++) {
 		const uint8_t *mac = config->interfaces[i].mac;
-		indexes[i] = find_link(link, mac);
+		indexes[i] = claim_link(link, i, mac);
 		if (!indexes[i])
-			return fault_internal(fault, "no interface with address %02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
-					      mac[4], mac[5]);
+			return fault_internal(fault, "no interface with address %02x:%02x:%02x:%02x:%02x:%02x: %s", mac[0], mac[1], mac[2],
+					      mac[3], mac[4], mac[5], strerror(errno));
 		snprintf(name, sizeof(name), "th-new%zu", i);
 		if (set_name(link, indexes[i], name) < 0)
 			return fault_internal(fault, "rename an interface: %s", strerror(errno));

@@ -44,6 +44,22 @@ async def test_two_interfaces_whose_names_are_the_wrong_way_round(idle_lab: Lab)
     assert "fe80" not in text, "no IPv6 unless it's asked for"
 
 
+async def test_a_templates_interfaces_get_their_macs(idle_lab: Lab) -> None:
+    """The kernel's order says nothing: the numbers in the template's MACs do."""
+    await idle_lab.start(
+        "ip link add eth0 address 02:54:48:00:00:01 type veth peer name far1;"
+        "ip link add eth1 address 02:54:48:00:00:00 type veth peer name far0"
+    )
+    client = await idle_lab.connect()
+    script = "cd /sys/class/net; grep . eth0/address eth1/address; cat eth0/ifindex eth1/ifindex"
+    await client.configure(config("sh", "-c", script, interfaces=(FIRST, SECOND)))
+    await client.start()
+    assert (await client.wait_exit()).code == 0
+    first, second, *indexes = idle_lab.text().decode().split()
+    assert (first, second) == (f"eth0/address:{FIRST.mac}", f"eth1/address:{SECOND.mac}")
+    assert int(indexes[0]) > int(indexes[1]), "the kernel's eth1 has become eth0"
+
+
 async def test_mtu_and_ipv6(idle_lab: Lab) -> None:
     await idle_lab.start(ONE_LINK)
     client = await idle_lab.connect()

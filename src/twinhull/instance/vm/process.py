@@ -197,7 +197,7 @@ def _describe(vm: qemu.Vm, cage: Cage, stderr: int) -> jail.Description:
 
 
 def _files(vm: qemu.Vm, cage: Cage) -> dict[str, str]:
-    files = {vm.binary: vm.binary, KERNEL: str(cage.kernel), INITRD: str(cage.initrd)}
+    files = {vm.binary: vm.binary} | ({KERNEL: str(cage.kernel), INITRD: str(cage.initrd)} if vm.boots else {})
     return files | ({"/etc/ld.so.cache": "/etc/ld.so.cache"} if os.path.exists("/etc/ld.so.cache") else {})
 
 
@@ -208,7 +208,8 @@ def _folders(binary: str) -> tuple[str, ...]:
 
 
 def _descriptors(vm: qemu.Vm) -> tuple[int, ...]:
-    wanted = (vm.channels.agent, vm.channels.qmp, vm.channels.console, vm.root, vm.scratch, *(nic.tap for nic in vm.nics))
+    saved = (vm.saved.memory, vm.saved.state) if vm.saved else ()
+    wanted = (vm.channels.agent, vm.channels.qmp, vm.channels.console, vm.root, vm.scratch, *(nic.tap for nic in vm.nics), *saved)
     return tuple(descriptor for descriptor in wanted if descriptor >= 0)
 
 

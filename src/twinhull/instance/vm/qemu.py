@@ -73,10 +73,24 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A guest's RAM as a file, and the state of its devices; both descriptors. `restore`: go on from them instead of booting.
+
+    To be saved, the file is the RAM itself. Restored, what is written goes to private copies of its pages. `state` is on no command
+    line: it is written and read by number, through the monitor (see template.py).
+    """
+
+    memory: int
+    state: int
+    restore: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Vm:
     """All that the command line says. `name`: the run folder, by which a lost process is found.
 
     `memory`: bytes of guest RAM. `root`, `scratch`: descriptors (-1: no disks). `volumes`: folder in the jail, "" = none.
+    `saved`: None for a guest that boots and is never saved.
     """
 
     name: str
@@ -91,6 +105,12 @@ class Vm:
     nics: tuple[Nic, ...] = ()
     volumes: str = ""
     resources: Resources = field(default_factory=Resources)
+    saved: Saved | None = None
+
+    @property
+    def boots(self) -> bool:
+        """Whether it needs kernel and initrd."""
+        return self.saved is None or not self.saved.restore
 
 
 def argv(vm: Vm) -> tuple[str, ...]:
@@ -98,7 +118,7 @@ def argv(vm: Vm) -> tuple[str, ...]:
     return (
         vm.binary,
         *("-name", f"guest={_escaped(vm.name)},debug-threads=on"),
-        *("-machine", _MACHINE),
+        *_machine(vm),
         *("-cpu", vm.cpu.model),
         *("-accel", _accelerator(vm.cpu.accelerator)),
         *("-smp", str(vm.cpu.count)),
@@ -107,9 +127,7 @@ def argv(vm: Vm) -> tuple[str, ...]:
         *("-display", "none"),
         *("-sandbox", _SANDBOX),
         *("-global", "virtio-mmio.force-legacy=false"),
-        *("-kernel", vm.kernel),
-        *("-initrd", vm.initrd),
-        *("-append", " ".join(kernel_arguments(vm.cpu))),
+        *_origin(vm),
         *_channels(vm.channels),
         *_disks(vm),
         *_serial_and_entropy(),
@@ -149,6 +167,22 @@ def throttle(resources: Resources) -> dict[str, int]:
         "iops-read": resources.read_iops,
         "iops-write": resources.write_iops,
     }
+
+
+def _machine(vm: Vm) -> tuple[str, ...]:
+    """The RAM of a saved guest is a file; the name given to it is in the saved state."""
+    if vm.saved is None:
+        return ("-machine", _MACHINE)
+    path, share = f"/proc/self/fd/{vm.saved.memory}", "off" if vm.saved.restore else "on"
+    memory = f"memory-backend-file,id=ram,size={vm.memory},mem-path={path},share={share}"
+    return ("-object", memory, "-machine", f"{_MACHINE},memory-backend=ram")
+
+
+def _origin(vm: Vm) -> tuple[str, ...]:
+    """Where the guest comes from. "defer": the monitor says from where, after it has said what the state has in it."""
+    if not vm.boots:
+        return ("-incoming", "defer")
+    return ("-kernel", vm.kernel, "-initrd", vm.initrd, "-append", " ".join(kernel_arguments(vm.cpu)))
 
 
 def _accelerator(accelerator: Accelerator) -> str:

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import socket
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +73,11 @@ class Monitor:
             raise MonitorLostError(f"connect to QEMU's monitor: {error or 'no answer'}") from error
         return monitor
 
-    async def execute(self, command: str, /, **arguments: Any) -> Any:
-        """Run a command and return its `return` value. Underscores in argument names stand for dashes."""
+    async def execute(self, command: str, /, descriptor: int = -1, **arguments: Any) -> Any:
+        """Run a command and return its `return` value. Underscores in argument names stand for dashes.
+
+        `descriptor` travels along (`getfd`, `add-fd`); the caller keeps its own.
+        """
         if self.closed.is_set():
             raise MonitorLostError(f"QEMU {command}: not connected")
         number = next(self._numbers)
@@ -80,7 +85,7 @@ class Monitor:
         self._waiting[number] = future
         message = {"execute": command, "id": number, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
         try:
-            await self._send(message)
+            await self._send(message, descriptor)
             answer = await future
         finally:
             self._waiting.pop(number, None)
@@ -110,13 +115,21 @@ class Monitor:
         self._task = asyncio.create_task(self._read(), name="qmp")
         await self.execute("qmp_capabilities")
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: dict[str, Any], descriptor: int) -> None:
+        line = json.dumps(message).encode() + b"\n"
         try:
-            self._writer.write(json.dumps(message).encode() + b"\n")
+            if descriptor >= 0:
+                line = line[self._send_first(line, descriptor) :]
+            self._writer.write(line)
             await self._writer.drain()
         except OSError as error:
             self._lose()
             raise MonitorLostError(f"QEMU's monitor is gone: {error}") from error
+
+    def _send_first(self, line: bytes, descriptor: int) -> int:
+        """Send what the socket takes at once, the descriptor with it; asyncio has no way for that. The number of bytes sent."""
+        with socket.socket(fileno=os.dup(self._writer.get_extra_info("socket").fileno())) as connection:
+            return socket.send_fds(connection, [line], [descriptor])
 
     async def _receive(self) -> dict[str, Any] | None:
         """The next object; None at the end of the stream. Raises ValueError for what isn't one."""
