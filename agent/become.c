@@ -61,7 +61,7 @@ int identity_enter_folder(const struct launch *launch, struct fault *fault)
 	if (chdir(path) == 0)
 		return 0;
 	root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	folder = errno == ENOENT ? path_make(root, path, true) : -1;
+	folder = errno == ENOENT && launch->place == PLACE_NEW ? path_make(root, path, true) : -1; /* an exec's must be there */
 	close(root);
 	if (folder >= 0)
 		close(folder);
