@@ -74,8 +74,15 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, p
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "_no_task_left")
+
+
+def _group(item: pytest.Item) -> str:
+    """What `--dist loadgroup` keeps in one process, for it shares instances: the conformance tests of a runtime, else a file."""
+    hull = item.callspec.params.get("runtime", "") if hasattr(item, "callspec") else ""
+    return f"{item.path.parent.name}-{hull}" if hull else item.path.stem
 
 
 @pytest.fixture
