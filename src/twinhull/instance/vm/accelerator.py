@@ -11,16 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from twinhull.errors import TwinhullError, UnsupportedError, UserError
 from twinhull.home import Home
-from twinhull.instance.vm import process, qemu, tsc
-from twinhull.instance.vm.agent import AgentClient
+from twinhull.instance.vm import process, qemu, trial, tsc
 from twinhull.instance.vm.assets import Assets
 from twinhull.instance.vm.qemu import Accelerator
 from twinhull.sys import fs
@@ -29,8 +26,6 @@ PROBE_SECONDS = 8.0
 """A guest under KVM answers within one second, also on slow machines; under an interpreter it takes minutes."""
 _KVM = Path("/dev/kvm")
 _FILE = "accelerator.json"
-_PROBE_IDS = 0x7FFE_0000
-"""Ids for the probe's jail: the last 65,536 before podman's, which no instance gets."""
 _BINARY = "qemu-system-x86_64"
 _HINT_KVM = "vm.accelerator = kvm asks for it; set auto or tcg to allow emulation"
 
@@ -105,35 +100,12 @@ async def _probe(home: Home, assets: Assets) -> Choice:
 
 async def boot(home: Home, assets: Assets, cpus: qemu.Cpu) -> None:
     """Boot a guest without disks until its agent answers, and end it."""
-    home.run.mkdir(parents=True, exist_ok=True)
-    run = Path(tempfile.mkdtemp(prefix="probe-", dir=home.run))
-    try:
-        with ExitStack() as stack:
-            channels = process.listen(run, stack)
-            cage = process.Cage(run, _PROBE_IDS, assets.kernel, assets.initrd)
-            vm = qemu.Vm(str(run), binary(), process.KERNEL, process.INITRD, qemu.ram(0), cpus, channels)
-            with process.Messages() as messages:
-                vmm = await process.start(vm, cage, messages)
-                await _answer(run, vmm, messages)
-    finally:
-        await process.end(run)
-        fs.remove_tree(run)
 
+    def describe(name: str, channels: qemu.Channels) -> qemu.Vm:
+        return qemu.Vm(name, binary(), process.KERNEL, process.INITRD, qemu.ram(0), cpus, channels)
 
-async def _answer(run: Path, vmm: process.Vmm, messages: process.Messages) -> None:
-    """Return when the agent answers. Raises TwinhullError when QEMU ends before."""
-    ended = asyncio.create_task(vmm.wait(), name="probe end")
-    with process.address(run, process.AGENT_SOCKET) as path:
-        answer = asyncio.create_task(AgentClient.connect(path, timeout=PROBE_SECONDS), name="probe answer")
-        try:
-            await asyncio.wait((ended, answer), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise UnsupportedError(f"QEMU ended: {messages.text() or 'no message'}")
-            await (await answer).close()
-        finally:
-            for task in (ended, answer):
-                task.cancel()
-            await asyncio.gather(ended, answer, return_exceptions=True)
+    async with trial.running(home, "probe", assets, describe) as guest:
+        await (await guest.agent(PROBE_SECONDS)).close()
 
 
 def _key(assets: Assets) -> str:

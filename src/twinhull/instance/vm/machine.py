@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +24,7 @@ from twinhull.errors import ConflictError, NotFoundError, PermanentError, Tempor
 from twinhull.home import Home
 from twinhull.instance import capabilities, seccomp
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
-from twinhull.instance.vm import accelerator, assets, process, qemu, scratch
+from twinhull.instance.vm import accelerator, assets, migration, process, qemu, scratch, shape, template
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
@@ -34,6 +33,7 @@ from twinhull.instance.vm.guest import GuestConfig, guest_config
 from twinhull.instance.vm.jail import RECORD, VOLUMES
 from twinhull.instance.vm.log import GuestLog
 from twinhull.instance.vm.qmp import Monitor
+from twinhull.instance.vm.record import EXIT, MADE, Made, read_exit, read_made, write_exit, write_made
 from twinhull.spec.instance import Resources
 from twinhull.sys import fs
 from twinhull.sys.cgroup import Cgroup
@@ -63,7 +63,6 @@ LOST_SECONDS = 20.0
 _VMM_MEMORY = {qemu.Accelerator.KVM: 256 * qemu.MIB, qemu.Accelerator.TCG: 512 * qemu.MIB}
 """What QEMU itself may take beside the guest's RAM (TCG: code cache), so that the host's limit is never what ends a workload."""
 _VMM_THREADS = 256
-_STATE, _EXIT = "machine.json", "exit.json"
 _HOST_SIDE_TOOLS = frozenset(("diff", "layer"))
 _LOST = "vmm-lost"
 
@@ -71,25 +70,29 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """`machine.json`: bytes of workload memory and of RAM, processors, and whether the workload was started."""
+class _Plan:
+    """What is the same for every try to bring the machine up."""
 
-    accelerator: str
-    memory: int
-    ram: int
-    cpus: int
-    started: bool = False
+    guest: assets.Assets
+    cpu: qemu.Cpu
+    made: Made
+    disk: Path
+    volumes: tuple[process.Volume, ...]
 
 
 class VmInstance(Instance):
-    """See the module. `policy`: kvm, tcg or auto. `accelerator`: "kvm" or "tcg" once it is made."""
+    """See the module. `policy`: kvm, tcg or auto. `templates`: whether a start may restore a booted guest instead of booting it.
+
+    `accelerator`: "kvm" or "tcg" once it is made. `restored`: whether `create` restored it.
+    """
 
     traits = TRAITS
 
-    def __init__(self, launch: Launch, home: Home, policy: str = "auto") -> None:
+    def __init__(self, launch: Launch, home: Home, policy: str = "auto", *, templates: bool = True) -> None:
         super().__init__(launch)
         self.accelerator = ""
-        self._home, self._policy = home, policy
+        self.restored = False
+        self._home, self._policy, self._templates = home, policy, templates
         self._run = launch.paths.run
         self._cgroup = Cgroup(launch.cgroup)
         self._resources = launch.resources
@@ -106,9 +109,9 @@ class VmInstance(Instance):
         self._paused = False
 
     async def create(self) -> None:
-        """Boot to the agent and configure the guest; the workload is ready to be started."""
+        """Come to the agent and configure the guest; the workload is ready to be started."""
         try:
-            await self._boot_to_agent()
+            await self._come_up()
             await self._reach(self._require_agent().configure(self._guest()), "the agent")
         finally:
             self._close_taps()
@@ -123,12 +126,12 @@ class VmInstance(Instance):
 
     async def adopt(self) -> bool:
         """Take over a VM that an earlier daemon made."""
-        self._made = _read_made(self._run)
+        self._made = read_made(self._run)
         if self._made is None or not self._made.started:
             return False
         self.accelerator = self._made.accelerator
         self._vmm = process.recorded(self._run)
-        known = _read_exit(self._run)
+        known = read_exit(self._run)
         if known is not None:
             self._finish(known)
         elif self._vmm is None or not self._vmm.alive:
@@ -231,45 +234,71 @@ class VmInstance(Instance):
 
     # boot
 
-    async def _boot_to_agent(self) -> None:
-        """Boot, and once more if the guest hangs; a QEMU that ended by itself would do so again."""
-        first, second = BOOT_SECONDS[await self._boot()]
+    async def _come_up(self) -> None:
+        """To a guest whose agent answers: restored from a template, else booted."""
+        plan = await self._plan()
+        origin = await self._template(plan)
+        if origin is None:
+            await self._boot(plan)
+            return
         try:
-            await self._meet_agent(first)
+            await self._launch(plan, template.ANSWER_SECONDS[plan.cpu.accelerator], origin)
+        except TwinhullError as error:
+            await self._boot(plan)
+            template.failed(origin, error.message)  # for what fails in both ways isn't the template's fault
+        else:
+            template.proved(origin)
+            self.restored = True
+
+    async def _boot(self, plan: _Plan) -> None:
+        """Boot, and once more if the guest hangs; a QEMU that ended by itself would do so again."""
+        first, second = BOOT_SECONDS[plan.cpu.accelerator]
+        try:
+            await self._launch(plan, first)
         except PermanentError:
             if self._vmm is None or not self._vmm.alive:
                 raise
-            await self._drop_connections()
-            await self._boot()
-            await self._meet_agent(second)
+            await self._launch(plan, second)
 
-    async def _meet_agent(self, patience: float) -> None:
-        self._open_log(fresh=True)
-        await self._reach(self._connect(patience), "the agent")
-
-    async def _boot(self) -> qemu.Accelerator:
-        """From nothing (or the rest of an earlier try) to a running QEMU."""
+    async def _plan(self) -> _Plan:
+        """What the machine will be; its disk and its cgroup are made."""
         launch = self.launch
         if launch.root.erofs is None:
             raise PermanentError("start VM: the image has no erofs root")
         guest = assets.load()
         choice = await accelerator.choose(self._home, guest, self._policy)
-        await self._clear()
         cpus = qemu.cpu_count(launch.resources.cpus, len(os.sched_getaffinity(0)))
         cpu = await asyncio.to_thread(accelerator.cpu, choice, cpus)
         memory = launch.resources.memory or qemu.DEFAULT_MEMORY
         made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus)
         self.accelerator = made.accelerator
-        self._save(made)
+        launch.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         disk = launch.paths.state / "scratch.img"
         await asyncio.to_thread(scratch.ensure, disk, self._home.cache / "vm")
         await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(made), cpus=0.0))
-        await self._spawn(cpu, made, guest, disk)
-        return choice.accelerator
+        return _Plan(guest, cpu, made, disk, self._volumes())
 
-    async def _spawn(self, cpu: qemu.Cpu, made: Made, guest: assets.Assets, disk: Path) -> None:
-        launch, run = self.launch, self._run
-        volumes = self._volumes()
+    async def _template(self, plan: _Plan) -> template.Template | None:
+        """What to restore from; None: boot."""
+        if not self._templates or _root_file(self.launch).stat().st_size > shape.PLACEHOLDER:
+            return None
+        folder = VOLUMES if plan.volumes else ""
+        wanted = shape.Shape(accelerator.binary(), plan.made.ram, plan.cpu, len(self.launch.taps), folder)
+        return await template.obtain(self._home, plan.guest, wanted)
+
+    async def _launch(self, plan: _Plan, patience: float, origin: template.Template | None = None) -> None:
+        """One try to come to the agent, whatever an earlier one left."""
+        with ExitStack() as stack:
+            saved = origin.saved(stack) if origin else None
+            await self._drop_connections()
+            await self._clear()
+            await self._spawn(plan, saved)
+        self._open_log(fresh=True)
+        await self._reach(self._connect(patience, saved), "the agent")
+
+    async def _spawn(self, plan: _Plan, saved: qemu.Saved | None) -> None:
+        launch, run, made = self.launch, self._run, plan.made
+        self._save(made)
         if self._messages is not None:
             self._messages.close()
         await self._console.close()
@@ -281,15 +310,16 @@ class VmInstance(Instance):
                 kernel=process.KERNEL,
                 initrd=process.INITRD,
                 memory=made.ram,
-                cpu=cpu,
+                cpu=plan.cpu,
                 channels=process.listen(run, stack),
                 root=_opened(stack, _root_file(launch), os.O_RDONLY),
-                scratch=_opened(stack, disk, os.O_RDWR),
+                scratch=_opened(stack, plan.disk, os.O_RDWR),
                 nics=tuple(qemu.Nic(nic.mac, tap) for nic, tap in zip(launch.interfaces, launch.taps, strict=True)),
-                volumes=VOLUMES if volumes else "",
+                volumes=VOLUMES if plan.volumes else "",
                 resources=launch.resources,
+                saved=saved,
             )
-            cage = process.Cage(run, launch.id_base, guest.kernel, guest.initrd, volumes, self._cgroup.folders)
+            cage = process.Cage(run, launch.id_base, plan.guest.kernel, plan.guest.initrd, plan.volumes, self._cgroup.folders)
             with process.address(run, process.CONSOLE_SOCKET) as path:
                 await self._console.connect(path)
             self._vmm = await process.start(vm, cage, self._messages)
@@ -297,9 +327,8 @@ class VmInstance(Instance):
     async def _clear(self) -> None:
         """Leave nothing of an earlier, broken try in the run folder."""
         self._run.mkdir(parents=True, exist_ok=True, mode=0o711)
-        self.launch.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         await process.end(self._run)
-        for name in (RECORD, _STATE, _EXIT):
+        for name in (RECORD, MADE, EXIT):
             (self._run / name).unlink(missing_ok=True)
 
     def _volumes(self) -> tuple[process.Volume, ...]:
@@ -328,11 +357,13 @@ class VmInstance(Instance):
 
     # the connection to the inside
 
-    async def _connect(self, seconds: float = RECONNECT_SECONDS) -> None:
-        """Monitor and agent; both wait until QEMU, then the guest, is so far."""
+    async def _connect(self, seconds: float = RECONNECT_SECONDS, saved: qemu.Saved | None = None) -> None:
+        """Monitor and agent; both wait until QEMU, then the guest, is so far. `saved`: what QEMU waits for."""
         assert self._log is not None  # opened by create and adopt
         with process.address(self._run, process.QMP_SOCKET) as path:
             self._monitor = await Monitor.connect(path, seconds)
+        if saved is not None:
+            await migration.restore(self._monitor, saved.state)
         self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
         with process.address(self._run, process.AGENT_SOCKET) as path:
             self._agent = await AgentClient.connect(path, log_offset=self._log.offset, timeout=seconds, on_output=self._log.take)
@@ -378,7 +409,7 @@ class VmInstance(Instance):
             return
         ended = await self._workload_end()
         outcome = ended if isinstance(ended, Exit) else Exit(ended.code, time.time(), ended.oom, "oom" if ended.oom else "")
-        fs.write_atomic(self._run / _EXIT, json.dumps(asdict(outcome)), sync=False)
+        write_exit(self._run, outcome)
         await self._power_off()
         self._finish(outcome)
 
@@ -502,7 +533,7 @@ class VmInstance(Instance):
 
     def _save(self, made: Made) -> None:
         self._made = made
-        fs.write_atomic(self._run / _STATE, json.dumps(asdict(made)), sync=False)
+        write_made(self._run, made)
 
     def _require_made(self) -> Made:
         if self._made is None:
@@ -542,17 +573,3 @@ def _was_started(state: GuestState) -> bool:
 
 def _is_loss(task: asyncio.Future[_T]) -> bool:
     return not task.cancelled() and isinstance(task.exception(), TemporaryError)
-
-
-def _read_made(run: Path) -> Made | None:
-    try:
-        return Made(**json.loads((run / _STATE).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def _read_exit(run: Path) -> Exit | None:
-    try:
-        return Exit(**json.loads((run / _EXIT).read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
