@@ -58,6 +58,7 @@ class Host:
         self.shared = self.folder / "shared"
         self.shared.mkdir()
         (self.shared / "kept").write_text("as it was")
+        self.programs = _programs()
         self.sockets = (str(self.folder / "host.sock"), f"@escape-{secrets.token_hex(4)}")
         self._listener = daemon.net.popen(sys.executable, "-c", _LISTENER, *self.sockets, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._listener.stdout is not None
@@ -84,6 +85,8 @@ class Host:
     def close(self) -> None:
         """End the process, remove the files."""
         self._listener.communicate()
+        for descriptor in self.programs:
+            os.close(descriptor)
         shutil.rmtree(self.folder)
 
 
@@ -108,7 +111,7 @@ def _state(host: Host) -> dict[str, str]:
     names = [f"/proc/sys/{name}" for name in SETTINGS] + list(_FILES)
     found = {name: _text(Path(name)) for name in names}
     found |= {str(path): _text(path) for path in Path("/sys/fs/cgroup").glob("*/release_agent")}
-    found |= {str(path): _digest(path) for path in _programs(host)}
+    found |= {f"program {number}": _digest(Path(f"/proc/self/fd/{number}")) for number in host.programs}
     found |= {f"file {path}": f"{_digest(path)} {path.lstat().st_mode:o}" for path in host.folder.rglob("*")}
     found["/dev"] = " ".join(sorted(name for name in os.listdir("/dev") if not name.startswith(("loop", "pts"))))
     found["mounts on the canary"] = "".join(line for line in _text(Path("/proc/mounts")).splitlines() if str(host.folder) in line)
@@ -117,11 +120,12 @@ def _state(host: Host) -> dict[str, str]:
     return found
 
 
-def _programs(host: Host) -> list[Path]:
+def _programs() -> list[int]:
+    """Descriptors of what the hulls run on the host, so that what is looked at again is the same file, whatever has its name by then."""
     from twinhull import home
 
-    named = [Path(path) for name in _PROGRAMS if (path := shutil.which(name))]
-    return [*named, home.assets() / "initrd", home.assets() / "vmlinux"]
+    paths = [path for name in _PROGRAMS if (path := shutil.which(name))]
+    return [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (*paths, home.assets() / "agent")]
 
 
 def _offset() -> float:

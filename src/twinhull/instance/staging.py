@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhull.errors import PermanentError, UserError
-from twinhull.instance import oci
+from twinhull.instance import oci, sources
 from twinhull.instance.base import HostMount, InjectedFile, Launch
 from twinhull.instance.oci import AGENT, Bind, Stage
 from twinhull.sys import locked, mounts, namespaces, trees
@@ -53,7 +53,7 @@ def prepare(launch: Launch, agent: Path | None, *, boot_id: bool = False) -> Sta
     with contextlib.ExitStack() as descriptors:
         place = _place(launch, stage, descriptors)
         root = _root(launch, place)
-        binds = [_bind(place, number, mount) for number, mount in enumerate(launch.mounts) if mount.source is not None]
+        binds = [_bind(launch, place, number, mount) for number, mount in enumerate(launch.mounts) if mount.source is not None]
         binds += [_file(launch, stage, number, file) for number, file in enumerate(launch.files)]
     _targets(launch, root)
     if boot_id:
@@ -204,12 +204,12 @@ def _within(skeleton: Path, target: str) -> str:
     return f"{skeleton}/{posixpath.normpath(target).lstrip('/')}"
 
 
-def _bind(place: _Place, number: int, mount: HostMount) -> Bind:
-    source = mount.source
-    assert source is not None  # the caller leaves tmpfs mounts out
+def _bind(launch: Launch, place: _Place, number: int, mount: HostMount) -> Bind:
+    assert mount.source is not None  # the caller leaves tmpfs mounts out
     target = place.stage / f"m{number}"
-    _mountpoint(target, source.is_dir())
-    descriptor = _clone(place, source, mount.read_only)
+    with sources.opened(sources.straight(launch, mount.source)) as source:
+        _mountpoint(target, stat.S_ISDIR(os.fstat(source).st_mode))
+        descriptor = _clone(place, source, mount.read_only)
     try:
         mounts.attach(descriptor, target)
     finally:
@@ -229,7 +229,7 @@ def _lock(target: Path) -> None:
         os.close(descriptor)
 
 
-def _clone(place: _Place, source: Path, read_only: bool) -> int:
+def _clone(place: _Place, source: int, read_only: bool) -> int:
     """With submounts if all of them can be idmapped, else without; a read-only one that can't be is bound as it is."""
     if place.binds is None:
         return mounts.clone(source, recursive=True)
@@ -243,7 +243,7 @@ def _clone(place: _Place, source: Path, read_only: bool) -> int:
         raise
 
 
-def _unmapped(source: Path) -> int:
+def _unmapped(source: int) -> int:
     """A read-only clone of what can't be idmapped: its owners are nobody inside."""
     descriptor = mounts.clone(source, recursive=True)
     try:

@@ -28,6 +28,7 @@ MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 _SYS_OPEN_TREE = 428
@@ -148,8 +149,8 @@ def idmapped_clone(path: Path | str, id_base: int, count: int = IDS, *, read_onl
         os.close(namespace)
 
 
-def idmapped_clone_with(path: Path | str, namespace: int, *, read_only: bool = False, recursive: bool = False) -> int:
-    """`idmapped_clone` with the descriptor of a user namespace that is there already."""
+def idmapped_clone_with(path: Path | str | int, namespace: int, *, read_only: bool = False, recursive: bool = False) -> int:
+    """`idmapped_clone` of a path or descriptor, with the descriptor of a user namespace that is there already."""
     descriptor = clone(path, recursive=recursive)
     try:
         set_attributes(descriptor, user_namespace_fd=namespace, read_only=read_only, recursive=recursive)
@@ -183,6 +184,13 @@ def open_inside(root: int, path: str, flags: int, mode: int = 0) -> int:
         except BlockingIOError:
             continue
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def open_straight(path: Path | str) -> int:
+    """An O_PATH descriptor of an absolute path that must not lead through any symbolic link. Raises OSError (ELOOP)."""
+    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _checked(_SYS_OPENAT2, _AT_FDCWD, ctypes.c_char_p(os.fsencode(path)), ctypes.byref(how), size, name=str(path))
 
 
 def read_inside(root: int, path: str, limit: int = 1 << 20) -> bytes | None:
@@ -276,6 +284,10 @@ def _unescape(text: str) -> str:
     return text
 
 
+def _name(path: Path | str | int) -> str:
+    return os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else str(path)
+
+
 def _checked(number: int, *arguments: object, name: str) -> int:
     result = int(libc().syscall(ctypes.c_long(number), *arguments))
     if result < 0:
@@ -283,10 +295,10 @@ def _checked(number: int, *arguments: object, name: str) -> int:
     return result
 
 
-def _idmap_error(path: Path | str, error: OSError) -> Exception:
+def _idmap_error(path: Path | str | int, error: OSError) -> Exception:
     if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return PermanentError(
-            f"idmap the mount of {path}: {error.strerror}",
+            f"idmap the mount of {_name(path)}: {error.strerror}",
             "the file system has no idmapped mounts here: use ext4, xfs, btrfs or tmpfs (Linux 6.3) below Twinhull's folders",
         )
     return error
