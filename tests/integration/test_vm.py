@@ -444,7 +444,7 @@ async def test_a_guest_that_hangs_while_it_boots_is_booted_again(home: Home, ero
 
     connect = AgentClient.connect
     monkeypatch.setattr(process, "start", hang_once)
-    async with started(home, launch(home, erofs, "/bin/echo", "second")) as instance:
+    async with started(home, launch(home, erofs, "/bin/echo", "second"), templates=False) as instance:
         assert await _end(instance) == (0, "")
         assert len(spawned) == 2
         assert not spawned[0].alive
@@ -471,7 +471,7 @@ async def test_cold_boot(home: Home, erofs: Path) -> None:
     for number in range(6):
         wanted = launch(home, erofs, "/bin/echo", "hi", number=number)
         begin = time.monotonic()
-        async with created(home, wanted) as instance:
+        async with created(home, wanted, templates=False) as instance:
             created_after.append(time.monotonic() - begin)
             await instance.start()
             await _until_logged(instance, b"hi")

@@ -14,6 +14,7 @@ from typing import Any
 
 from twinhull.home import Home
 from twinhull.instance.base import Launch, Paths, Process, Root, Session
+from twinhull.instance.vm import template
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
 
@@ -70,21 +71,22 @@ def launch(home: Home, erofs: Path, *argv: str, number: int = 0, **changes: Any)
 
 
 @asynccontextmanager
-async def created(home: Home, wanted: Launch) -> AsyncIterator[VmInstance]:
+async def created(home: Home, wanted: Launch, *, templates: bool = True) -> AsyncIterator[VmInstance]:
     """An instance after `create`, deleted with its state in the end."""
-    instance = VmInstance(wanted, home)
+    instance = VmInstance(wanted, home, templates=templates)
     try:
         async with asyncio.timeout(BOOT):
             await instance.create()
         yield instance
     finally:
         await instance.delete(purge=True)
+        await asyncio.to_thread(template.settle)  # it writes into the home, which may go next
 
 
 @asynccontextmanager
-async def started(home: Home, wanted: Launch) -> AsyncIterator[VmInstance]:
+async def started(home: Home, wanted: Launch, *, templates: bool = True) -> AsyncIterator[VmInstance]:
     """An instance after `start`."""
-    async with created(home, wanted) as instance:
+    async with created(home, wanted, templates=templates) as instance:
         await instance.start()
         yield instance
 

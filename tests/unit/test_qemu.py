@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from twinhull.instance.vm import qemu
-from twinhull.instance.vm.qemu import Accelerator, Channels, Cpu, Nic, Vm
+from twinhull.instance.vm.qemu import Accelerator, Channels, Cpu, Nic, Saved, Vm
 from twinhull.spec.instance import Resources
 
 _TCG = Cpu(Accelerator.TCG, 2, 2_599_998)
@@ -17,7 +17,7 @@ _FULL = """
 /usr/bin/qemu-system-x86_64
 -name guest=/run/twinhull/i/0123456789ab,debug-threads=on
 -machine microvm,acpi=on,x-option-roms=off,isa-serial=on,pit=off,pic=off,rtc=on
--cpu max -accel tcg,thread=multi,tb-size=128 -smp 2 -m 348M
+-cpu max,erms=off,fsrm=off -accel tcg,thread=multi,tb-size=128 -smp 2 -m 348M
 -nodefaults -no-user-config -no-reboot -display none
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -global virtio-mmio.force-legacy=false
@@ -77,6 +77,24 @@ def test_a_machine_with_everything() -> None:
 def test_the_probe_has_no_disks_no_interfaces_and_no_volumes() -> None:
     line = " ".join(qemu.argv(_vm()))
     assert not any(word in line for word in ("blk", "netdev", "9p", "throttle", "add-fd"))
+
+
+def test_a_guest_to_be_saved_boots_with_its_ram_in_a_file() -> None:
+    plain, saved = qemu.argv(_vm()), qemu.argv(_vm(saved=Saved(memory=20, state=21, restore=False)))
+    added = [word for word in saved if word not in plain]
+    path = "/proc/self/fd/20"
+    assert added == [
+        f"memory-backend-file,id=ram,size={qemu.ram(0)},mem-path={path},share=on",
+        "microvm,acpi=on,x-option-roms=off,isa-serial=on,pit=off,pic=off,rtc=on,memory-backend=ram",
+    ]
+    assert "21" not in " ".join(saved), "the state is written through the monitor"
+
+
+def test_a_restored_guest_shares_nothing_it_writes_and_boots_nothing() -> None:
+    line = " ".join(qemu.argv(_vm(saved=Saved(memory=20, state=21, restore=True))))
+    assert "mem-path=/proc/self/fd/20,share=off" in line
+    assert "-incoming defer" in line
+    assert not any(word in line for word in ("-kernel", "-initrd", "-append"))
 
 
 def test_under_kvm_the_guest_calibrates_and_mitigates_itself() -> None:

@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 
 from twinhull.errors import PermanentError, TwinhullError
 from twinhull.home import Home
-from twinhull.instance.vm import memory, migration, placeholders, qemu, shape, trial
+from twinhull.instance.vm import accelerator, assets, memory, migration, placeholders, qemu, shape, trial
 from twinhull.instance.vm.assets import Assets
 from twinhull.instance.vm.shape import Shape
 from twinhull.instance.vm.shelf import Draft, Loaded, Manifest, Shelf
@@ -149,8 +149,13 @@ def statistics() -> dict[str, int | str]:
     }
 
 
-async def prepare(home: Home, guest: Assets, wanted: Shape) -> bool:
-    """Make and test a template ahead. False: there's none, and `statistics` says why."""
+async def prepare(home: Home, policy: str = "auto", wanted: Shape | None = None) -> bool:
+    """Make, test and keep a template ahead: by default for a VM without limits that has one interface and no volumes.
+
+    False: there's none, and `statistics` says why. Raises what `accelerator.choose` and `assets.load` raise.
+    """
+    guest = assets.load()
+    wanted = wanted or await _usual(home, guest, policy)
     template = await obtain(home, guest, wanted)
     if template is not None and not template.proven:
         try:
@@ -160,6 +165,13 @@ async def prepare(home: Home, guest: Assets, wanted: Shape) -> bool:
             return False
         proved(template)
     return template is not None
+
+
+async def _usual(home: Home, guest: Assets, policy: str) -> Shape:
+    choice = await accelerator.choose(home, guest, policy)
+    count = qemu.cpu_count(0, len(os.sched_getaffinity(0)))
+    cpu = await asyncio.to_thread(accelerator.cpu, choice, count)
+    return Shape(accelerator.binary(), qemu.ram(0), cpu, 1, "")
 
 
 async def recover(home: Home) -> None:
@@ -212,6 +224,7 @@ async def _loaded(home: Home, key: str, wanted: Shape) -> Template | None:
 
 async def _made(home: Home, guest: Assets, wanted: Shape, key: str, inputs: str) -> Template | None:
     try:
+        await trial.sweep(home, _KIND)
         loaded = await _save(home, guest, wanted, inputs)
     except (TwinhullError, OSError) as error:
         _give_notice(key, f"make a VM template: {error}", give_up=True)
