@@ -102,6 +102,22 @@ def test_root_inside_is_nobody_outside(make: Maker) -> None:
     assert all(uid >= 65536 for uid in owners.values()), owners
 
 
+def test_hosts_devices_keep_owner_and_mode(make: Maker) -> None:
+    """crun before 1.9 gives stdin to the instance's root, whatever it is; the owner of the host's /dev/null could take it from everybody."""
+
+    def devices() -> dict[str, tuple[int, int, int]]:
+        seen = {name: os.stat(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")}
+        return {name: (status.st_uid, status.st_gid, status.st_mode) for name, status in seen.items()}
+
+    before = devices()
+    assert before["null"] == (0, 0, 0o20666), "the machine's /dev/null was broken before this test"
+    made = make()
+    made.sh("chmod 000 /dev/null /dev/zero /dev/tty", check=False)
+    made.exec("cat", stdin=b"x")
+    make.foreground("-i", command=["cat"], stdin=b"x")
+    assert devices() == before
+
+
 def cgroup(leak: leaks.Leak) -> str:
     """The process's cgroups, which name its instance."""
     try:
