@@ -24,7 +24,7 @@ from twinhull.spec.instance import InstanceSpec, PortMapping, Resources, Runtime
 
 IMAGE = "localhost/busybox:latest"
 SERVER = ("httpd", "-f", "-p", "80", "-h", "/etc")
-PAGE = "/hostname"
+PAGE = "/passwd"
 PATIENCE = 60.0
 """Seconds in which a server must answer."""
 
@@ -147,6 +147,9 @@ class BareCrun(Peer):
         _check(["ip", "link", "set", "bench0", "up"])
 
     def down(self) -> None:
+        for name in os.listdir("/run/netns") if os.path.isdir("/run/netns") else ():
+            if name.startswith(f"bench{os.getpid()}-"):
+                _quiet(["ip", "netns", "del", name])
         _quiet(["ip", "link", "del", "bench0"])
         _remove(self._folder)
 
@@ -158,10 +161,12 @@ class BareCrun(Peer):
 
     def serve(self, port: int) -> float:
         begin = time.perf_counter()
-        netns = f"bench{self._count}"
+        netns = f"bench{os.getpid()}-{self._count}"
         _plumb(netns, self._count)
         bundle = self._bundle(SERVER, f"/run/netns/{netns}")
-        _check(["crun", "run", "-d", "-b", str(bundle), bundle.name])
+        # its streams are the server's, which would keep a pipe open
+        null = subprocess.DEVNULL
+        subprocess.run(["crun", "run", "-d", "-b", str(bundle), bundle.name], stdin=null, stdout=null, stderr=null, check=True)
         seconds = first_page(80, begin, "10.99.0.2")
         _check(["crun", "delete", "-f", bundle.name])
         _check(["ip", "netns", "del", netns])

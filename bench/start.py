@@ -1,6 +1,6 @@
 """Start latency against docker, podman and bare crun, in one run on one machine.
 
-    .venv/bin/python -m bench.start [--rounds 20] [--seed 1] [--only true|http] [--out build/bench]
+    .venv/bin/python -m bench.start [--rounds 20] [--seed 1] [--only true|http] [--without vm] [--out build/bench]
 
 Two measurements, each with its start and its end event:
   true   spawn of the CLI → its exit, `run --rm IMAGE true`
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import itertools
 import os
 import random
 import shutil
@@ -51,7 +52,8 @@ def main() -> int:
                 Twinhull(home, client, Runtime.CONTAINER),
                 Twinhull(home, client, Runtime.VM),
             ]
-            samples = _measure(peers, options)
+            chosen = [peer for peer in peers if not options.without or not any(word in peer.name for word in options.without)]
+            samples = _measure(chosen, options)
         _report(samples, Path(options.out))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -63,6 +65,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16))
     parser.add_argument("--only", choices=("true", "http"))
+    parser.add_argument(
+        "--without", action="append", metavar="PEER", help="leave out peers whose name contains this word (may be repeated)"
+    )
     parser.add_argument("--out", default="build/bench")
     return parser.parse_args()
 
@@ -89,6 +94,7 @@ def _daemon(scratch: Path) -> Iterator[tuple[homes.Home, Client]]:
 
 def _measure(peers: list[Peer], options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     order = random.Random(options.seed)
+    ports = itertools.count(20_000)
     kinds = [options.only] if options.only else ["true", "http"]
     samples: dict[tuple[str, str], list[float]] = {}
     with contextlib.ExitStack() as stack:
@@ -99,7 +105,7 @@ def _measure(peers: list[Peer], options: argparse.Namespace) -> dict[tuple[str, 
             turns = [(kind, peer) for kind in kinds for peer in peers]
             order.shuffle(turns)
             for kind, peer in turns:
-                seconds = peer.run_true() if kind == "true" else peer.serve(20_000 + number)
+                seconds = peer.run_true() if kind == "true" else peer.serve(next(ports))
                 if number:
                     samples.setdefault((kind, peer.name), []).append(seconds)
             print(f"\rround {number}/{options.rounds} (seed {options.seed})", end="", file=sys.stderr, flush=True)

@@ -256,12 +256,12 @@ class Instances:
 
     async def ended(self, live: Live, outcome: Exit) -> None:
         """Clean up after an exit and decide what follows; the lock is held."""
-        await self._tear_down(live)
-        self._cancel_tasks(live)
-        live.exits += 1
         record = live.record
         ran = max(0.0, outcome.at - record.started_at)
         again = lifecycle.restart_after(record.spec.restart, Ended(outcome.code, ran, record.restart_count, live.asked_to_end))
+        await self._tear_down(live, purge=record.spec.auto_remove)
+        self._cancel_tasks(live)
+        live.exits += 1
         state = live.next_state(Event.EXIT_AND_RESTART if again else Event.EXIT)
         self.database.save_instance(
             live.change(
@@ -278,7 +278,7 @@ class Instances:
         if again:
             self.schedule_restart(live, again.delay)
         elif record.spec.auto_remove:
-            self.tasks.spawn(f"remove {record.name}", self.remove(live, volumes=True))
+            await self._forget_record(live, volumes=True)
 
     def _tell_end(self, live: Live, outcome: Exit) -> None:
         if outcome.oom:
@@ -394,19 +394,22 @@ class Instances:
                 self.database.save_instance(live.change(state=State.DEAD, error=f"remove: {error}"))
                 live.announce()
                 raise
-        self.events.emit("instance", "destroy", live.id, live.record.name)
-        live.announce()
 
     async def _forget(self, live: Live, *, volumes: bool) -> None:
         """End the hull by force, remove everything, and the record last, so that a killed daemon finds it again."""
         await self._tear_down(live, purge=True)
         self._cancel_tasks(live)
+        await self._forget_record(live, volumes=volumes)
+
+    async def _forget_record(self, live: Live, *, volumes: bool) -> None:
         if volumes:
             await self._remove_anonymous(live)
         self.database.remove_instance(live.id)
         live.removed = True
         live.change(state=State.EXITED)
         self.lives.pop(live.id, None)
+        self.events.emit("instance", "destroy", live.id, live.record.name)
+        live.announce()
 
     async def _remove_anonymous(self, live: Live) -> None:
         for mount in live.record.spec.mounts:
@@ -426,10 +429,12 @@ class Instances:
             lambda: network.unpublish(live.id),
             lambda: network.remove_names(live.id),
             lambda: instance.delete(purge=purge),
-            lambda: network.detach(self.launcher.network_ports(live)),
         ]
         failures = [failure for step in steps if (failure := await _attempt(step)) is not None]
         live.change(published=())
+        if ports := self.launcher.network_ports(live):
+            # a link takes the kernel 40 ms to delete; whoever uses its number again waits, and a killed daemon's successor finds it
+            self.tasks.spawn(f"detach {live.record.name}", network.detach(ports))
         if failures:
             raise failures[0]
 
