@@ -41,10 +41,12 @@ def test_cpu_quota_holds_within_fifteen_percent(make: Maker) -> None:
 
 
 def measure(instance: Instance) -> float:
-    """CPUs used over a window of four seconds."""
-    began, before = time.monotonic(), cpu(instance)
+    """CPUs used over a window of four seconds; both ends are the moments at which a reading was there."""
+    before = cpu(instance)
+    began = time.monotonic()
     time.sleep(4)  # the window itself
-    return (cpu(instance) - before) / 1e9 / (time.monotonic() - began)
+    after = cpu(instance)
+    return (after - before) / 1e9 / (time.monotonic() - began)
 
 
 def test_memory_limit_is_told_and_use_is_measured(make: Maker) -> None:
@@ -103,14 +105,13 @@ def test_root_inside_is_nobody_outside(make: Maker) -> None:
 
 
 def test_hosts_devices_keep_owner_and_mode(make: Maker) -> None:
-    """crun before 1.9 gives stdin to the instance's root, whatever it is; the owner of the host's /dev/null could take it from everybody."""
+    """crun gives stdin to the instance's root, whatever it is; and the owner of the host's /dev/null can take it from everybody."""
 
     def devices() -> dict[str, tuple[int, int, int]]:
         seen = {name: os.stat(f"/dev/{name}") for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")}
         return {name: (status.st_uid, status.st_gid, status.st_mode) for name, status in seen.items()}
 
     before = devices()
-    assert before["null"] == (0, 0, 0o20666), "the machine's /dev/null was broken before this test"
     made = make()
     made.sh("chmod 000 /dev/null /dev/zero /dev/tty", check=False)
     made.exec("cat", stdin=b"x")
