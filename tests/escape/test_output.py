@@ -83,7 +83,7 @@ def evil(daemon: Daemon, runtime: str) -> Iterator[Instance]:
     made.exec("sh", "-c", 'mkdir "/srv/$0"; echo x >"/srv/$0/$0"', EVIL)
     made.exec("sh", "-c", 'cp /bin/sleep "/tmp/$0"; "/tmp/$0" 1000000', EVIL, flags=["-d"])
     wait_for("the health check", lambda: made.view()["health"]["status"] == "unhealthy", 60)
-    wait_for("the process", lambda: "1000000" in made.act("top").text)
+    wait_for("the process", lambda: "1000000" in made.sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", check=False))
     yield made
     maker.clear()
 
