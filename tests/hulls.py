@@ -16,7 +16,7 @@ def sandbox_trouble() -> str:
     """Why runsc can't be used here; "" if it can: it was started and ran a program."""
     try:
         done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", _PROBE], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL, check=False
+            ["unshare", "-m", "sh", "-c", _PROBE], capture_output=True, text=True, timeout=20, input="", check=False
         )
     except subprocess.TimeoutExpired:
         return "runsc doesn't end within 20 s"

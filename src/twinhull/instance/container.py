@@ -27,7 +27,7 @@ from twinhull import home
 from twinhull.errors import ConflictError, PermanentError, TwinhullError, UnsupportedError, UserError
 from twinhull.instance import compiled, conmon, logs, oci, processes, programs, runtimes, sessions, staging, users
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
-from twinhull.instance.host import facts
+from twinhull.instance.host import facts, reclaim_null
 from twinhull.instance.streams import Stream
 from twinhull.spec.instance import Resources
 from twinhull.sys import cgroup, fs, mounts, proc, trees
@@ -86,6 +86,7 @@ class ContainerInstance(Instance):
         monitor = int(self._folders.monitor_pid.read_text())
         self._note(Running(pid, proc.start_time(pid) or 0, monitor, proc.start_time(monitor) or 0))
         staging.release(self.launch)
+        reclaim_null()
 
     def network_namespace(self) -> int:
         return os.open(f"/proc/{self._required().pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -120,6 +121,7 @@ class ContainerInstance(Instance):
         return self._exit
 
     async def delete(self, *, purge: bool = False) -> None:
+        reclaim_null()  # for a predecessor that was killed within `create`
         self._unpark()
         await self._end()
         staging.release(self.launch)

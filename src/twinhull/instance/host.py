@@ -68,3 +68,14 @@ def _devices(folder: str) -> list[Device]:
             mode = stat.S_IMODE(status.st_mode)
             found.append(Device(entry.path, kind, os.major(number), os.minor(number), mode, status.st_uid, status.st_gid))
     return found
+
+
+def reclaim_null() -> None:
+    """Give /dev/null back to root.
+
+    crun 1.8 gives its standard streams to the instance's root (fchown), and without -i conmon makes stdin /dev/null: the host's own.
+    Called when the runtime has set the instance up and none of its code has run, so that nobody can use what was given.
+    """
+    found = os.stat(os.devnull)
+    if (found.st_uid, found.st_gid) != (0, 0):
+        os.chown(os.devnull, 0, 0)

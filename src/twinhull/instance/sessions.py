@@ -12,7 +12,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,11 +222,13 @@ class Launcher:
         self._said, self._passed, self._inside = said, (*descriptors, *said.descriptors), inside
 
     async def with_pipes(self, command: list[str], *, stdin: bool) -> Exec:
-        """Three pipes; without stdin, /dev/null."""
+        """Three pipes; without stdin, one that has ended (never /dev/null: crun would give the host's to the instance's root)."""
         ours: dict[int, Stream] = {}
         theirs: list[int] = []
         try:
-            source = self._input(ours, theirs) if stdin else asyncio.subprocess.DEVNULL
+            source = self._input(ours, theirs)
+            if not stdin:
+                ours.pop(0).close()
             sinks = [self._output(number, ours, theirs) for number in (STDOUT, STDERR)]
             process = await proc.start(command, pass_fds=self._passed, stdin=source, stdout=sinks[0], stderr=sinks[1])
         except BaseException:
@@ -244,9 +246,9 @@ class Launcher:
         try:
             path = f"/proc/self/fd/{console.folder}/{console.name}"
             words = [*command[:-1], "--console-socket", path, command[-1]]
-            null = asyncio.subprocess.DEVNULL
             passed = (*self._passed, console.folder)
-            process = await proc.start(words, pass_fds=passed, stdin=null, stdout=null, stderr=null)
+            with _no_streams() as (empty, dropped):
+                process = await proc.start(words, pass_fds=passed, stdin=empty, stdout=dropped, stderr=dropped)
             ended = asyncio.ensure_future(process.wait())
             try:
                 terminal = await console.terminal(ended)
@@ -284,6 +286,19 @@ class Launcher:
         ours[number] = Stream(reader)
         theirs.append(writer)
         return writer
+
+
+@contextlib.contextmanager
+def _no_streams() -> Iterator[tuple[int, int]]:
+    """A stdin that has ended and a memory file for output: crun gives its streams to the instance's root, so no device."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    os.close(writer)
+    dropped = os.memfd_create("dropped", os.MFD_CLOEXEC)
+    try:
+        yield reader, dropped
+    finally:
+        os.close(reader)
+        os.close(dropped)
 
 
 class Said:

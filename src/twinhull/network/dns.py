@@ -80,7 +80,6 @@ def configuration(view: View, port: int, folders: Sequence[Path], pid_file: Path
         "dns-forward-max=1000",
         f"pid-file={pid_file}",
         f"user={user}",
-        "log-facility=/dev/null",  # an instance could fill a log
     ]
     lines += [f"hostsdir={folder}" for folder in folders]
     lines += [f"local=/{zone}/" for record in view.records for zone in addresses.reverse_zones(record.subnet)]
