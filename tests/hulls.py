@@ -1,26 +1,11 @@
-"""Which runtimes the tests run on: container and vm always, sandbox where a real start of runsc succeeds.
+"""Which runtimes the tests run on: container and vm always, sandbox where the product offers it.
 
 A hull that can't work on a machine is said in the header of the run. It isn't a skipped test.
 """
 
 from __future__ import annotations
 
-import functools
-import subprocess
-
-_PROBE = "mount -t tmpfs none /proc/sys/net; exec runsc --network=none --ignore-cgroups --platform=ptrace do /bin/true"
-
-
-@functools.cache
-def sandbox_trouble() -> str:
-    """Why runsc can't be used here; "" if it can: it was started and ran a program."""
-    try:
-        done = subprocess.run(
-            ["unshare", "-m", "sh", "-c", _PROBE], capture_output=True, text=True, timeout=20, input="", check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "runsc doesn't end within 20 s"
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+from twinhull.instance.runtimes import sandbox_trouble
 
 
 def working() -> list[str]:

@@ -23,6 +23,7 @@ from twinhull.instance.base import (
     RootKind,
 )
 from twinhull.instance.factory import traits
+from twinhull.instance.runtimes import sandbox_trouble
 from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
 from twinhull.network.netns import Netns
@@ -64,6 +65,8 @@ class Launcher:
 
     def refuse_unsupported(self, spec: InstanceSpec) -> None:
         """Raise UnsupportedError for what the runtime or the machine's owner doesn't allow; called before anything is made."""
+        if spec.runtime is Runtime.SANDBOX and (trouble := sandbox_trouble()):
+            raise UnsupportedError(f"runtime sandbox isn't offered here: {trouble}", "use --runtime vm, or container")
         kind = traits(spec.runtime)
         for feature, wanted in _features(spec).items():
             if wanted and feature in kind.reasons:

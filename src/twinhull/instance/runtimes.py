@@ -6,11 +6,13 @@ All of them share one state folder per home, because crun keeps compiled seccomp
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhull.errors import UnsupportedError
+from twinhull.sys import proc
 
 _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -86,3 +88,20 @@ def sandbox_runtime(state: Path, *, network: str) -> OciRuntime:
         raise UnsupportedError("runsc isn't installed", "apt install runsc")
     options = (f"--network={network}", "--net-raw", "--ignore-cgroups", "--platform=ptrace")
     return OciRuntime(program, state / "runsc", options, hands_over=False, pid_option="--internal-pid-file")
+
+
+_LEAST_RUNSC = 20230101
+"""Debian 12's runsc, of 2022-12-19, lets every user of an `exec` read files that only root may, in files of its own root and in secrets."""
+
+
+@functools.cache
+def sandbox_trouble() -> str:
+    """Why this machine's runsc isn't offered, "" if it is. One short process, once."""
+    program = find("runsc")
+    if not program:
+        return "runsc isn't installed"
+    text = proc.run_blocking([program, "--version"], timeout=10).text
+    dated = re.search(r"(20\d{6})", text)
+    if dated and int(dated[1]) >= _LEAST_RUNSC:
+        return ""
+    return f"this runsc ({text.split()[2] if len(text.split()) > 2 else 'unknown'}) ignores users' permissions in exec; one of 2023 or newer is needed"
