@@ -114,6 +114,7 @@ def _state(host: Host) -> dict[str, str]:
     found |= {f"program {number}": _digest(Path(f"/proc/self/fd/{number}")) for number in host.programs}
     found |= {f"file {path}": f"{_digest(path)} {path.lstat().st_mode:o}" for path in host.folder.rglob("*")}
     found["/dev"] = " ".join(sorted(name for name in os.listdir("/dev") if not name.startswith(("loop", "pts"))))
+    found |= {f"/dev/{name}": _owner_and_mode(Path("/dev", name)) for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")}
     found["mounts on the canary"] = "".join(line for line in _text(Path("/proc/mounts")).splitlines() if str(host.folder) in line)
     found["keys"] = str(_text(Path("/proc/keys")).count("twinhull-escape"))
     found["hostname"] = socket.gethostname()
@@ -130,6 +131,11 @@ def _programs() -> list[int]:
 
 def _offset() -> float:
     return time.clock_gettime(time.CLOCK_REALTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def _owner_and_mode(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_uid}:{status.st_gid} {status.st_mode:o}"
 
 
 def _text(path: Path) -> str:

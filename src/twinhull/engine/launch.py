@@ -28,7 +28,7 @@ from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
 from twinhull.network.netns import Netns
 from twinhull.network.ports import Port
-from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode
+from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, NetworkMode, Runtime
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import argv, environment
 from twinhull.volume.store import VolumeStore

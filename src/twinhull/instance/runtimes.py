@@ -100,8 +100,9 @@ def sandbox_trouble() -> str:
     program = find("runsc")
     if not program:
         return "runsc isn't installed"
-    text = proc.run_blocking([program, "--version"], timeout=10).text
-    dated = re.search(r"(20\d{6})", text)
-    if dated and int(dated[1]) >= _LEAST_RUNSC:
+    words = proc.run_blocking([program, "--version"], timeout=10).text.split()
+    release = words[2] if len(words) > 2 else "of an unknown release"
+    dated = re.search(r"20\d{6}", release)
+    if dated and int(dated[0]) >= _LEAST_RUNSC:
         return ""
-    return f"this runsc ({text.split()[2] if len(text.split()) > 2 else 'unknown'}) ignores users' permissions in exec; one of 2023 or newer is needed"
+    return f"this runsc ({release}) ignores users' permissions in exec; one of 2023 or newer is needed"

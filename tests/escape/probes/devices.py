@@ -100,6 +100,24 @@ def usual_names(place: Place) -> str:
     return first([f"/dev/{name}" for name in names], lambda path: opened(path, os.O_RDONLY))
 
 
+@attempt(
+    "devices",
+    Owner.HOST,
+    "be the owner of the host's /dev/null and the like (crun before 1.9 gave stdin away): set their own mode",
+    "chmod is taken",
+)
+def devices_mode(place: Place) -> str:
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        if "4294967295" in file.read():
+            raise Denied("they are its own kernel's")
+
+    def set_mode(path: str) -> str:
+        os.chmod(path, os.stat(path).st_mode & 0o7777)
+        return f"chmod {path}"
+
+    return first([f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")], set_mode)
+
+
 @attempt("devices", Owner.KERNEL, "ask for I/O ports", "iopl or ioperm is granted")
 def io_ports(place: Place) -> str:
     try:
