@@ -21,6 +21,7 @@ demo-clean:  ## remove everything that the demo made
 	@$(PY) setup/demo.py --clean
 
 test: setup  ## every test (root)
+	@setup/test-packages.sh
 	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check:  ## formatting, lint, types, layers, unit and property tests; in seconds, without root

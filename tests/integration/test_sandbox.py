@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests import hulls
 from tests.integration.container_lab import ENV, Lab, busybox_root, drain, execute
 
 from twinhull.errors import CannotRunError, ConflictError, UnsupportedError, UserError
@@ -18,9 +17,6 @@ from twinhull.instance.base import STDOUT, HostMount, InjectedFile, Process
 from twinhull.instance.sandbox import SandboxInstance, table
 from twinhull.spec.instance import Resources, Security
 from twinhull.sys.namespaces import has_own_mounts, prepare_daemon_namespace
-
-if hulls.sandbox_trouble():
-    pytest.skip(hulls.sandbox_trouble(), allow_module_level=True)
 
 
 @pytest.fixture(scope="module")
