@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinhull.cli import columns as columns_module
 from twinhull.cli.parse import usage
+from twinhull.cli.style import harmless, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,13 +110,13 @@ def _chosen_table(sheet: Sheet, form: str, objects: Sequence[Any]) -> list[str]:
     headers = {column.name.lower(): column.header for column in sheet.columns}
     names = [name.rpartition(".")[2] for name in template.fields()]
     cells = [[headers.get(name.lower(), name.upper()) for name in names]]
-    cells += [template.render(Fields(sheet, item)).split("\t") for item in objects]
+    cells += [[printable(cell) for cell in template.render(Fields(sheet, item)).split("\t")] for item in objects]
     return columns_module.aligned(cells)
 
 
 def pretty(value: Any) -> str:
     """JSON for people and programs."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return harmless(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def write(text: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import TextIO
 
+_MOVES = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _CODES = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 
 
@@ -27,6 +29,11 @@ def printable(text: str, *, newlines: bool = False) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or (newlines and char in "\n\t") else _escape(char) for char in text)
+
+
+def harmless(text: str) -> str:
+    """JSON text with what moves a terminal escaped, besides what json escapes: C1 controls, and those of the writing's direction."""
+    return _MOVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escape(char: str) -> str:

@@ -14,6 +14,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from twinhull.cli.style import harmless
 from twinhull.errors import UserError
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def show(value: Any) -> str:
 
 def dump(value: Any) -> str:
     """Compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    return harmless(json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str))
 
 
 def _index(container: Any, *keys: Any) -> Any:

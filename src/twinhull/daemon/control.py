@@ -55,7 +55,7 @@ def status(home: Home) -> int | None:
 
 
 def _make_folders(home: Home) -> None:
-    home.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+    home.state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _spawn(log: Path, told: int) -> int:

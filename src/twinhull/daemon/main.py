@@ -115,7 +115,8 @@ def _settings(config: Config) -> Settings:
 
 
 def _make_folders(home: Home) -> None:
-    for folder, mode in ((home.state, 0o711), (home.run, 0o711), (home.cache, 0o711), (home.config, 0o700)):
+    # The database has secrets, and set-user-id files of a volume are root's on disk (CVE-2021-41091): nobody else may walk in.
+    for folder, mode in ((home.state, 0o700), (home.run, 0o711), (home.cache, 0o711), (home.config, 0o700)):
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
 

@@ -204,7 +204,8 @@ class Launcher:
     def _mount(self, mount: MountSpec) -> HostMount:
         if mount.type is MountType.TMPFS:
             return HostMount(mount.target, None, mount.read_only, mount.tmpfs_size, mount.tmpfs_mode)
-        source = Path(mount.source) if mount.type is MountType.BIND else self.volumes.path(mount.source, mount.subpath)
+        bound = mount.type is MountType.BIND
+        source = Path(os.path.realpath(mount.source)) if bound else self.volumes.path(mount.source, mount.subpath)
         if not source.exists():
             raise UserError(f"mount source {source} doesn't exist", "create it first, or use a named volume")
         return HostMount(mount.target, source, mount.read_only)

@@ -262,31 +262,40 @@ class _Cursor:
 
 def _tail_start(path: Path, selection: Selection, wanted: int) -> tuple[int | None, int]:
     """(where the last `wanted` lines begin, 0), or (None, how many more are wanted from older files). Records of a line stay together."""
-    raw = path.read_bytes()
-    end = len(raw)
-    open_line = True  # a partial record at the very end is a line of its own
-    for start, record in _backwards(raw):
-        line = decode(record)
-        if line is None or (selection.until and line.at >= selection.until):
+    with path.open("rb", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        open_line = True  # a partial record at the very end is a line of its own
+        for start, record in _backwards(file.fileno(), end):
+            line = decode(record)
+            if line is None or (selection.until and line.at >= selection.until):
+                end = start
+                continue
+            complete = line.data.endswith(b"\n")
+            if line.at < selection.since - _SLACK or (wanted == 0 and (complete or open_line)):
+                return end, 0
+            if complete or open_line:
+                wanted -= 1
+            open_line = False
             end = start
-            continue
-        complete = line.data.endswith(b"\n")
-        if line.at < selection.since - _SLACK or (wanted == 0 and (complete or open_line)):
-            return end, 0
-        if complete or open_line:
-            wanted -= 1
-        open_line = False
-        end = start
     return None, wanted
 
 
-def _backwards(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """(start, record) from the last complete record to the first."""
-    end = raw.rfind(b"\n")
-    while end >= 0:
-        start = raw.rfind(b"\n", 0, end) + 1
-        yield start, raw[start:end]
-        end = start - 1
+def _backwards(file: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """(start, record) from the last complete record to the first. Holds one chunk and one record: a log may be larger than the memory."""
+    at, rest, ended = size, b"", False
+    while at > 0:
+        length = min(_CHUNK, at)
+        at -= length
+        first, *records = (os.pread(file, length, at) + rest).split(b"\n")
+        start = at + len(first) + sum(len(record) + 1 for record in records) + 1
+        for record in reversed(records):
+            start -= len(record) + 1
+            if ended:
+                yield start, record
+            ended = True  # what follows the last newline isn't complete
+        rest = first
+    if ended:
+        yield 0, rest
 
 
 def _inode(path: Path) -> int:

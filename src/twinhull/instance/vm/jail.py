@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import stat
 import sys
 from typing import TYPE_CHECKING
 
@@ -144,20 +145,29 @@ def _bind(source: str, target: str) -> None:
 
 
 def _volume(volume: Volume, share: str, users: int) -> None:
-    """An idmapped bind, so that ids on disk are the guest's. Submounts come along where they can be mapped too."""
-    source, target = volume["source"], f"{share}/{volume['number']}"
-    _place_for(source, target)
+    """An idmapped bind, so that ids on disk are the guest's. Submounts come along where they can be mapped too.
+
+    No link is followed: the source was resolved before, and whoever has the volume might have changed it since (see instance/sources.py).
+    """
+    target = f"{share}/{volume['number']}"
+    source = mounts.open_straight(volume["source"])
+    _place(target, is_folder=stat.S_ISDIR(os.fstat(source).st_mode))
     try:
         tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"], recursive=True)
     except (OSError, PermanentError):
         tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"])
     mounts.attach(tree, target)
     os.close(tree)
+    os.close(source)
 
 
 def _place_for(source: str, target: str) -> None:
+    _place(target, is_folder=os.path.isdir(source))
+
+
+def _place(target: str, *, is_folder: bool) -> None:
     """An empty folder or file to mount on."""
-    if os.path.isdir(source):
+    if is_folder:
         os.makedirs(target, exist_ok=True)
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from twinhull.errors import ConflictError, NotFoundError, PermanentError, TemporaryError, TwinhullError, UnsupportedError
 from twinhull.home import Home
-from twinhull.instance import capabilities, seccomp
+from twinhull.instance import capabilities, seccomp, sources
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
 from twinhull.instance.vm import accelerator, assets, migration, process, qemu, scratch, shape, template
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
@@ -332,8 +332,9 @@ class VmInstance(Instance):
             (self._run / name).unlink(missing_ok=True)
 
     def _volumes(self) -> tuple[process.Volume, ...]:
-        sources = ((mount.source, mount.read_only) for mount in self.launch.mounts if mount.source is not None)
-        return tuple(process.Volume(number, source, read_only) for number, (source, read_only) in enumerate(sources))
+        wanted = [mount for mount in self.launch.mounts if mount.source is not None]
+        found = [(sources.straight(self.launch, mount.source), mount.read_only) for mount in wanted if mount.source is not None]
+        return tuple(process.Volume(number, source, read_only) for number, (source, read_only) in enumerate(found))
 
     def _guest(self) -> GuestConfig:
         launch = self.launch
