@@ -27,7 +27,7 @@ def accelerator(machine: Machine, home: Home) -> Finding:
     if not machine.exists("/dev/kvm"):
         return warn(
             "VM acceleration",
-            "no /dev/kvm: VMs are emulated, some ten times slower",
+            "no /dev/kvm: VMs are emulated, and far slower",
             "switch virtualization on in the firmware, or use a host that has it",
         )
     if not machine.is_root():

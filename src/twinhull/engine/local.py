@@ -48,6 +48,7 @@ from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process, Session, Stats
+from twinhull.instance.vm import accelerator, template
 from twinhull.network import addresses
 from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
@@ -101,6 +102,7 @@ class LocalEngine(Engine):
         for owner, why in report.conflicts:
             _log.warning("network of %s: %s", owner[:12], why)
         await self._volumes.sweep()
+        await template.recover(self.home)
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
@@ -125,7 +127,8 @@ class LocalEngine(Engine):
             "kernel": platform.release(),
             "cpus": os.cpu_count(),
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-            "accelerator": self._accelerator(),
+            "accelerator": accelerator.cached(self.home) or "unknown",
+            "vm_templates": template.statistics(),
             "instances": {str(state): sum(live.record.state is state for live in lives) for state in State},
             "images": len(await self.images()),
             "networks": len(self._networks),
@@ -488,11 +491,6 @@ class LocalEngine(Engine):
     def _view(self, live: Live) -> InstanceView:
         accelerator = getattr(live.instance, "accelerator", "") if live.instance else ""
         return view(live, self._networks, str(self._instances.launcher.paths(live.id).log), accelerator)
-
-    def _accelerator(self) -> str:
-        from twinhull.instance.vm.accelerator import cached
-
-        return cached(self.home) or "unknown"
 
     def _find_network(self, ref: str) -> NetworkRecord:
         for record in self._networks.values():
