@@ -67,7 +67,7 @@ static uint64_t number_of(const char *text, const char *key)
 
 static uint64_t read_number(int folder, const char *file, const char *key)
 {
-	char *text = folder == -1 ? NULL : read_whole(folder, file, SMALL);
+	char *text = folder == -1 ? NULL : read_whole(folder, file, SMALL, NULL);
 	uint64_t value = text ? number_of(text, key) : 0;
 
 	free(text);
@@ -81,7 +81,7 @@ uint64_t cgroup_oom_kills(int cgroup)
 
 static void add_disks(int cgroup, uint64_t *read, uint64_t *written)
 {
-	char *text = cgroup < 0 ? NULL : read_whole(cgroup, "io.stat", SMALL);
+	char *text = cgroup < 0 ? NULL : read_whole(cgroup, "io.stat", SMALL, NULL);
 
 	for (char *at = text; at && (at = strstr(at, "bytes=")); at++) {
 		if (at > text && at[-1] == 'r')
@@ -95,7 +95,7 @@ static void add_disks(int cgroup, uint64_t *read, uint64_t *written)
 /* /proc/net/dev: after "name:" the 1st number is what came in, the 9th what went out. */
 static void add_network(uint64_t *in, uint64_t *out)
 {
-	char *text = read_whole(AT_FDCWD, "proc/net/dev", SMALL);
+	char *text = read_whole(AT_FDCWD, "proc/net/dev", SMALL, NULL);
 
 	for (char *line = text ? strtok(text, "\n") : NULL; line; line = strtok(NULL, "\n")) {
 		char *at = strchr(line, ':');

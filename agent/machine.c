@@ -47,7 +47,7 @@ static void load_module(char *path)
 /* /modules.list: one path a line, in the order to load. */
 static void load_modules(void)
 {
-	char *list = read_whole(AT_FDCWD, "modules.list", 65536);
+	char *list = read_whole(AT_FDCWD, "modules.list", 65536, NULL);
 
 	for (char *path = list ? strtok(list, "\n") : NULL; path; path = strtok(NULL, "\n"))
 		load_module(path);
@@ -88,6 +88,15 @@ static int move_home(void)
 	return mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0 ? -1 : 0;
 }
 
+/* Without favordynmods (Linux 6.0) a process waits for an RCU grace period when it joins a cgroup, as each start and exec does. */
+static void mount_cgroups(void)
+{
+	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
+	if (mount("cgroup2", "/sys/fs/cgroup", "cgroup2", flags, "favordynmods") < 0)
+		mount_or_log("cgroup2", "/sys/fs/cgroup", flags, NULL);
+}
+
 static int make_cgroup(void)
 {
 	static const char *const controllers[] = {"+memory", "+pids", "+cpu", "+io", "+cpuset"};
@@ -107,7 +116,7 @@ void machine_boot(struct machine *machine)
 	mount_or_log("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	log_to_kernel();
 	load_modules();
-	mount_or_log("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_cgroups();
 	if (move_home() < 0)
 		log_line("move to a tmpfs: %m");
 	machine->cgroup = make_cgroup();

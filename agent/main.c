@@ -8,6 +8,7 @@
 
 #include "guest.h"
 #include "machine.h"
+#include "net.h"
 #include "tools.h"
 
 /* For tests: the same loop on a host, in namespaces the caller made. `guest SOCKET-FD ROOT VOLUMES` */
@@ -25,6 +26,7 @@ static int serve_in_test(int argc, char **argv)
 	int listener = atoi(argv[2]);
 	fcntl(listener, F_SETFD, FD_CLOEXEC);
 	fcntl(listener, F_SETFL, O_NONBLOCK);
+	net_prepare();
 	return guest_serve(&machine, -1, listener);
 }
 
@@ -33,6 +35,7 @@ static int serve_in_vm(void)
 	struct machine machine;
 
 	machine_boot(&machine);
+	net_prepare();
 	return guest_serve(&machine, machine_port(), -1);
 }
 

@@ -290,20 +290,44 @@ static int find_all(struct netlink *link, const struct config *config, int *inde
 	return 0;
 }
 
-int net_configure(const struct config *config, struct fault *fault)
+static int open_netlink(struct netlink *link)
 {
-	struct netlink link = {socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), 0};
-	int indexes[MAX_INTERFACES], result;
-	bool ipv6 = false;
+	*link = (struct netlink){socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), 0};
+	return link->socket;
+}
 
-	if (link.socket < 0)
-		return fault_internal(fault, "netlink: %s", strerror(errno));
-	for (size_t i = 0; i < config->interface_count && i < MAX_INTERFACES; i++)
-		ipv6 = ipv6 || *config->interfaces[i].address6;
-	switch_ipv6("all", ipv6);
-	switch_ipv6("default", ipv6);
+void net_prepare(void)
+{
+	struct netlink link;
+
+	if (open_netlink(&link) < 0)
+		return; /* net_configure will say it */
+	switch_ipv6("all", false);
+	switch_ipv6("default", false);
 	set_up(&link, 1, 0); /* lo is always the first */
 	switch_ipv6("lo", true);
+	close(link.socket);
+}
+
+static bool wants_ipv6(const struct config *config)
+{
+	for (size_t i = 0; i < config->interface_count; i++)
+		if (*config->interfaces[i].address6)
+			return true;
+	return false;
+}
+
+int net_configure(const struct config *config, struct fault *fault)
+{
+	struct netlink link;
+	int indexes[MAX_INTERFACES], result;
+
+	if (open_netlink(&link) < 0)
+		return fault_internal(fault, "netlink: %s", strerror(errno));
+	if (wants_ipv6(config)) {
+		switch_ipv6("all", true);
+		switch_ipv6("default", true);
+	}
 	result = find_all(&link, config, indexes, fault);
 	for (size_t i = 0; result == 0 && i < config->interface_count; i++)
 		result = configure_one(&link, indexes[i], &config->interfaces[i], fault);

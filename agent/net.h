@@ -5,7 +5,10 @@
 #include "config.h"
 #include "fault.h"
 
-/* Loopback up; every interface of the config found by its MAC, named, addressed, routed. */
+/* Once, before anything is known, so that it is in a template: loopback up, and no IPv6 before it is asked for. */
+void net_prepare(void);
+
+/* Every interface of the config found by its MAC, named, addressed, routed. */
 int net_configure(const struct config *config, struct fault *fault);
 
 #endif

@@ -146,7 +146,7 @@ static char *grow(char *text, size_t *room, size_t limit)
 	return grown;
 }
 
-char *read_whole(int root, const char *path, size_t limit)
+char *read_whole(int root, const char *path, size_t limit, size_t *size)
 {
 	int file = path_open(root, path, O_RDONLY | O_NONBLOCK);
 	size_t used = 0, room = limit < READ_FIRST ? limit : READ_FIRST;
@@ -160,6 +160,8 @@ char *read_whole(int root, const char *path, size_t limit)
 	}
 	if (text)
 		text[used] = 0;
+	if (size)
+		*size = text ? used : 0;
 	if (file >= 0)
 		close(file);
 	return text;

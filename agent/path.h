@@ -12,8 +12,8 @@ int path_resolve(int root, const char *path, char *out, size_t size);
 int path_make(int root, const char *path, bool folder);
 /* Open an existing file inside the root, following links inside it. -1 with errno. */
 int path_open(int root, const char *path, int flags);
-/* All of a file, at most `limit` bytes, with zeros behind; NULL with errno. */
-char *read_whole(int root, const char *path, size_t limit);
+/* All of a file, at most `limit` bytes, with one zero behind; NULL with errno. `size` (or NULL): how many. */
+char *read_whole(int root, const char *path, size_t limit, size_t *size);
 /* Write a short text, as for /proc and /sys; 0 or -1 with errno. */
 int write_text(int folder, const char *path, const char *text);
 

@@ -31,12 +31,12 @@ static void walk(bool (*each)(pid_t pid, void *context), void *context)
 		closedir(folder);
 }
 
-static char *read_about(pid_t pid, const char *file, size_t limit)
+static char *read_about(pid_t pid, const char *file, size_t limit, size_t *size)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), "proc/%d/%s", pid, file);
-	return read_whole(AT_FDCWD, path, limit);
+	return read_whole(AT_FDCWD, path, limit, size);
 }
 
 /* Field `number` (from 3 on) of /proc/PID/stat; the command before may contain anything. */
@@ -63,11 +63,11 @@ static long inner_pid(const char *status)
 
 static void command_line(pid_t pid, const char *stat, char out[COMMAND_MAX])
 {
-	char *raw = read_about(pid, "cmdline", COMMAND_MAX - 1);
-	size_t used = 0;
+	size_t used;
+	char *raw = read_about(pid, "cmdline", COMMAND_MAX - 1, &used);
 
-	for (size_t end = COMMAND_MAX - 1; raw && end > 0 && used == 0; end--)
-		used = raw[end - 1] ? end : 0;
+	while (used > 0 && !raw[used - 1])
+		used--;
 	for (size_t i = 0; i < used; i++)
 		out[i] = iscntrl((unsigned char)raw[i]) ? ' ' : raw[i];
 	out[used] = 0;
@@ -86,7 +86,7 @@ static bool list_one(pid_t pid, void *context)
 {
 	struct listing *listing = context;
 	char command[COMMAND_MAX], user[256], row[COMMAND_MAX + 320];
-	char *status = read_about(pid, "status", TEXT_MAX), *stat = read_about(pid, "stat", TEXT_MAX);
+	char *status = read_about(pid, "status", TEXT_MAX, NULL), *stat = read_about(pid, "stat", TEXT_MAX, NULL);
 	long inner = status ? inner_pid(status) : 0;
 	const char *uid = status ? strstr(status, "\nUid:\t") : NULL;
 	bool zombie = status && strstr(status, "\nState:\tZ");
@@ -113,7 +113,7 @@ void processes_list(pid_t workload, struct buffer *out)
 	snprintf(path, sizeof(path), "/proc/%d/root", workload);
 	int root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (root >= 0) {
-		passwd = read_whole(root, "/etc/passwd", 1 << 20);
+		passwd = read_whole(root, "/etc/passwd", 1 << 20, NULL);
 		close(root);
 	}
 	struct listing listing = {passwd ? passwd : "", out};
@@ -123,7 +123,7 @@ void processes_list(pid_t workload, struct buffer *out)
 
 static bool kill_member(pid_t pid, void *context)
 {
-	char *stat = read_about(pid, "stat", TEXT_MAX);
+	char *stat = read_about(pid, "stat", TEXT_MAX, NULL);
 
 	if (stat && (pid_t)stat_field(stat, 6) == *(pid_t *)context)
 		kill(pid, SIGKILL);

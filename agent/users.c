@@ -147,8 +147,8 @@ int user_resolve(const char *spec, const char *passwd, const char *group, struct
 
 int user_lookup(int root, const char *spec, struct user *user, struct fault *fault)
 {
-	char *passwd = read_whole(root, "/etc/passwd", FILE_LIMIT);
-	char *group = read_whole(root, "/etc/group", FILE_LIMIT);
+	char *passwd = read_whole(root, "/etc/passwd", FILE_LIMIT, NULL);
+	char *group = read_whole(root, "/etc/group", FILE_LIMIT, NULL);
 	int result = user_resolve(spec, passwd ? passwd : "", group ? group : "", user, fault);
 
 	free(passwd);
