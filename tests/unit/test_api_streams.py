@@ -127,7 +127,8 @@ def test_attach_with_logs_begins_with_the_past(server: Server) -> None:
     identity = box(server, "cat")
     with_stdin = thin.websocket(f"/v1/instances/{identity}/attach", target=where(server))
     with_stdin.send_stdin(b"before\n")
-    assert (thin.STDOUT, b"before\n") in [next(with_stdin.messages()) for _ in range(2)]
+    first = with_stdin.messages()
+    assert (thin.STDOUT, b"before\n") in [next(first), next(first)]
     later = thin.websocket(f"/v1/instances/{identity}/attach", {"logs": True}, target=where(server))
     messages = later.messages()
     assert [next(messages), next(messages)] == [(thin.CONTROL, {"started": True}), (thin.STDOUT, b"before\n")]

@@ -47,6 +47,7 @@ class Duplex:
         self._out = bytearray()
         self._failure: Exception | None = None
         self._early = connection.early()
+        self._unread: list[tuple[int, Any]] = []
         connection.socket.setblocking(False)
 
     def fileno(self) -> int:
@@ -86,9 +87,11 @@ class Duplex:
         return found
 
     def messages(self) -> Iterator[tuple[int, Any]]:
-        """The same as `receive`, waiting, until the peer closes: for callers without stdin."""
+        """The same as `receive`, waiting, until the peer closes: for callers without stdin. Another iterator goes on where one was left."""
         while True:
-            yield from self.receive()
+            self._unread += self.receive()
+            while self._unread:
+                yield self._unread.pop(0)
             if self.closed and self._failure is None:
                 return
             if not self.closed and self._failure is None:
