@@ -22,7 +22,8 @@ demo-clean:  ## remove everything that the demo made
 
 test: setup  ## every test (root)
 	@setup/test-packages.sh
-	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@# Two workers and emulated guests crowd a small machine: what fails among others must pass alone, or the run fails.
+	$(PY) -m pytest -n 2 --dist loadgroup $(ARGS) || $(PY) -m pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 check:  ## formatting, lint, types, layers, unit and property tests; in seconds, without root
 	$(PY) -m ruff format --check .
