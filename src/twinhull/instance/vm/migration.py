@@ -1,6 +1,7 @@
 """How QEMU saves a guest and goes on with it: its monitor's commands in their order. The RAM is a file that both sides have.
 
-Source: QEMU's docs/devel/migration and qapi/migration.json. Called by `template.py` and `machine.py`.
+Source: QEMU's docs/devel/migration and qapi/migration.json. `fd:` for a plain file works from the oldest QEMU on and is deprecated
+since 9.1; its successor there is `file:/dev/fdset/N`. Called by `template.py` and `machine.py`.
 """
 
 from __future__ import annotations
