@@ -107,7 +107,7 @@ def test_host_network_is_refused_for_vms(refused: Callable[..., Done]) -> None:
 
 def test_port_taken_by_another_program(refused: Callable[..., Done], daemon: Daemon, runtime: str) -> None:
     code = "import socket,sys; s=socket.create_server(('0.0.0.0', 18080)); print('up', flush=True); sys.stdin.read()"
-    with daemon.netns.popen("python3", "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    with daemon.net.popen("python3", "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"up\n"
         refused("18080", "run", "--rm", "--runtime", runtime, "-p", "18080:80", "busybox", "true")
