@@ -134,7 +134,10 @@ def _offset() -> float:
 
 
 def _owner_and_mode(path: Path) -> str:
-    status = path.stat()
+    """Once it is root's again: while another test's container is being made, crun has given it away for a moment (instance/host.py)."""
+    deadline = time.monotonic() + 5
+    while (status := path.stat()).st_uid != 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
     return f"{status.st_uid}:{status.st_gid} {status.st_mode:o}"
 
 

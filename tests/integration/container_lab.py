@@ -177,8 +177,9 @@ class Lab:
         found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if launch.id[:12] in line]
         found += [f"process {pid}" for pid in processes.mentioning(os.fsencode(launch.paths.run / "bundle"))]
         group = Cgroup(launch.cgroup)
-        roots = Path("/sys/fs/cgroup").rglob(launch.id[:12])
-        return found + ([f"cgroup {group.path}"] if group.exists else []) + [str(path) for path in roots]
+        walked = os.walk("/sys/fs/cgroup")  # passes over what others remove meanwhile
+        roots = [folder for folder, _, _ in walked if folder.endswith(f"/{launch.id[:12]}")]
+        return found + ([f"cgroup {group.path}"] if group.exists else []) + roots
 
     async def close(self) -> None:
         for launch in self.launches:
