@@ -146,7 +146,7 @@ def _print_table(rows: list[Row]) -> None:
     accelerator = json.loads(_ask("inspect", "demo-vm").stdout)
     view = accelerator[0] if isinstance(accelerator, list) else accelerator
     if view["accelerator"] == "tcg":
-        print("(This machine has no usable KVM, so the VM is emulated: with KVM it starts in a fraction of that time.)")
+        print("(This machine has no usable KVM, so the VM is emulated.)")
 
 
 def _print_next() -> None:
