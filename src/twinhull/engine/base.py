@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
-from twinhull.instance.base import Process, Session, Stats
+from twinhull.instance.base import LogLine, Process, Session, Stats
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
 from twinhull.volume.base import VolumeSpec, VolumeView
 
-__all__ = ["BootstrapSpec", "BuildSpec", "ImageView", "VolumeSpec", "VolumeView"]  # passed on; all else here is public too
+__all__ = ["BootstrapSpec", "BuildSpec", "ImageView", "LogLine", "VolumeSpec", "VolumeView"]  # passed on; all else here is public too
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,6 @@ class Event:
     id: str = ""
     name: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One entry of a log. `data` may end without a newline (a partial line)."""
-
-    at: float
-    stream: int
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
 from twinhull.errors import NotFoundError, PermanentError, UserError
 from twinhull.instance.base import STDERR, Instance, RootKind, Session
-from twinhull.instance.factory import make_instance, traits
+from twinhull.instance.factory import traits
 
 _MESSAGE_LIMIT = 4096
 
@@ -96,14 +96,13 @@ class Files:
     async def _resting(self, live: Live, tool: str) -> AsyncIterator[Instance]:
         """A hull for an instance that doesn't run; the lock is held."""
         launcher = self.instances.launcher
-        runtime = live.record.spec.runtime
         paths = launcher.paths(live.id)
         paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _on_host(live, tool):
-            yield make_instance(runtime, await launcher.known(live), launcher.home, launcher.settings.accelerator)
+            yield launcher.hull(live, await launcher.known(live))
             return
         paths.run.mkdir(parents=True, exist_ok=True, mode=0o711)
-        instance = make_instance(runtime, await launcher.maintenance(live), launcher.home, launcher.settings.accelerator)
+        instance = launcher.hull(live, await launcher.maintenance(live))
         try:
             await instance.create()
             await instance.start()

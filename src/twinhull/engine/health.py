@@ -28,18 +28,18 @@ async def watch(live: Live, instance: Instance, changed: Callable[[Live], None])
         if live.record.state is not State.RUNNING:
             continue
         before = live.health.status
-        probe = await _probe(live, instance, check)
+        probe = await _probe(instance, check)
         live.health = fold.after(live.health, probe, check, probe.ended - live.record.started_at)
         if live.health.status != before:
             changed(live)
 
 
-async def _probe(live: Live, instance: Instance, check: HealthCheck) -> fold.Probe:
+async def _probe(instance: Instance, check: HealthCheck) -> fold.Probe:
     started = time.time()
     output = bytearray()
     try:
         async with asyncio.timeout(check.timeout):
-            code = await _run(instance, _process(live, check), output)
+            code = await _run(instance, _process(instance, check), output)
     except TimeoutError:
         code = TIMED_OUT
         output += f"no end within {check.timeout:g} s".encode()
@@ -64,11 +64,6 @@ async def _collect(session: Session, output: bytearray) -> None:
         output += data[: max(0, fold.OUTPUT_LIMIT - len(output))]
 
 
-def _process(live: Live, check: HealthCheck) -> Process:
-    own = live.instance.launch.process if live.instance else None
-    return Process(
-        argv=fold.command(check),
-        env=own.env if own else (),
-        cwd=own.cwd if own else "/",
-        user=own.user if own else "",
-    )
+def _process(instance: Instance, check: HealthCheck) -> Process:
+    own = instance.launch.process
+    return Process(argv=fold.command(check), env=own.env, cwd=own.cwd, user=own.user)

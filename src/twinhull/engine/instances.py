@@ -25,7 +25,6 @@ from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
 from twinhull.image.base import ImageView
 from twinhull.instance.base import Exit, Instance, Session
-from twinhull.instance.factory import make_instance
 from twinhull.network import addresses
 from twinhull.network.host import Name
 from twinhull.plan import lifecycle
@@ -86,7 +85,7 @@ class Instances:
         try:
             await self._make_volumes(live)
         except BaseException:
-            await asyncio.shield(self._forget(live, volumes=True))
+            await asyncio.shield(self.forget(live, volumes=True))
             raise
         self.database.save_instance(live.change(desired="stopped"))
         self.events.emit("instance", "create", live.id, record.name, image=spec.image, runtime=str(spec.runtime))
@@ -196,8 +195,7 @@ class Instances:
         attachment = await self.launcher.attach(live)
         try:
             launch = await self.launcher.full(live, attachment)
-            instance = make_instance(live.record.spec.runtime, launch, self.launcher.home, self.launcher.settings.accelerator)
-            live.instance = instance
+            instance = live.instance = self.launcher.hull(live, launch)
             await instance.create()
             await self.launcher.equip(live, instance)
         finally:
@@ -223,7 +221,7 @@ class Instances:
 
     async def _undo_start(self, live: Live, before: InstanceRecord, error: BaseException) -> None:
         with contextlib.suppress(Exception):
-            await self._tear_down(live)
+            await self.tear_down(live)
         message = str(error) or type(error).__name__
         state = State.EXITED if before.state is State.RESTARTING else before.state
         code = getattr(error, "exit_code", 128)
@@ -259,7 +257,7 @@ class Instances:
         record = live.record
         ran = max(0.0, outcome.at - record.started_at)
         again = lifecycle.restart_after(record.spec.restart, Ended(outcome.code, ran, record.restart_count, live.asked_to_end))
-        await self._tear_down(live, purge=record.spec.auto_remove)
+        await self.tear_down(live, purge=record.spec.auto_remove)
         self._cancel_tasks(live)
         live.exits += 1
         state = live.next_state(Event.EXIT_AND_RESTART if again else Event.EXIT)
@@ -389,15 +387,15 @@ class Instances:
             self._ask_to_end(live)
             self.database.save_instance(live.change(desired="removed"))
             try:
-                await self._forget(live, volumes=volumes)
+                await self.forget(live, volumes=volumes)
             except Exception as error:
                 self.database.save_instance(live.change(state=State.DEAD, error=f"remove: {error}"))
                 live.announce()
                 raise
 
-    async def _forget(self, live: Live, *, volumes: bool) -> None:
+    async def forget(self, live: Live, *, volumes: bool) -> None:
         """End the hull by force, remove everything, and the record last, so that a killed daemon finds it again."""
-        await self._tear_down(live, purge=True)
+        await self.tear_down(live, purge=True)
         self._cancel_tasks(live)
         await self._forget_record(live, volumes=volumes)
 
@@ -417,14 +415,12 @@ class Instances:
                 with contextlib.suppress(NotFoundError):
                     await self.launcher.volumes.remove(mount.source)
 
-    async def _tear_down(self, live: Live, *, purge: bool = False) -> None:
+    async def tear_down(self, live: Live, *, purge: bool = False) -> None:
         """Remove hull, names, ports and interfaces. Each step is tried, whatever happened to the one before."""
         network = self.launcher.network
         instance, live.instance = live.instance, None
         if instance is None:
-            instance = make_instance(
-                live.record.spec.runtime, self.launcher.bare(live), self.launcher.home, self.launcher.settings.accelerator
-            )
+            instance = self.launcher.hull(live, self.launcher.bare(live))
         steps: list[Callable[[], Awaitable[None]]] = [
             lambda: network.unpublish(live.id),
             lambda: network.remove_names(live.id),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from twinhull.engine.live import Live
@@ -22,7 +22,7 @@ from twinhull.instance.base import (
     Root,
     RootKind,
 )
-from twinhull.instance.factory import traits
+from twinhull.instance.factory import make_instance, traits
 from twinhull.instance.runtimes import sandbox_trouble
 from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
@@ -77,6 +77,10 @@ class Launcher:
             )
         self._refuse_forbidden(spec)
 
+    def hull(self, live: Live, launch: Launch) -> Instance:
+        """The instance's hull for a launch; nothing is made yet."""
+        return make_instance(live.record.spec.runtime, launch, self.home, self.settings.accelerator)
+
     def bare(self, live: Live) -> Launch:
         """Enough to adopt, use or delete what an earlier daemon started; nothing is read from images or secrets."""
         spec = live.record.spec
@@ -105,14 +109,14 @@ class Launcher:
     async def known(self, live: Live) -> Launch:
         """`bare` plus the image's root, for adoption; an image that was removed meanwhile is no hindrance."""
         try:
-            return _with(self.bare(live), root=await self._root(live))
+            return replace(self.bare(live), root=await self._root(live))
         except NotFoundError:
             return self.bare(live)
 
     async def full(self, live: Live, attachment: Attachment) -> Launch:
         """For a start: root, mounts, files and network are ready."""
         spec = live.record.spec
-        return _with(
+        return replace(
             self.bare(live),
             root=await self._root(live),
             mounts=tuple(self._mount(mount) for mount in spec.mounts),
@@ -126,7 +130,7 @@ class Launcher:
     async def maintenance(self, live: Live) -> Launch:
         """For file tools on an instance that doesn't run: its root and mounts, no network, a process that only waits."""
         spec = live.record.spec
-        return _with(
+        return replace(
             self.bare(live),
             root=await self._root(live),
             mounts=tuple(self._mount(mount) for mount in spec.mounts),
@@ -224,12 +228,6 @@ class Launcher:
         )
 
 
-def _with(launch: Launch, **changes: object) -> Launch:
-    from dataclasses import replace
-
-    return replace(launch, **changes)  # type: ignore[arg-type]
-
-
 def _hostname(live: Live) -> str:
     return live.record.spec.hostname or live.id[:12]
 
@@ -265,11 +263,6 @@ def _features(spec: InstanceSpec) -> dict[str, bool]:
     """What a runtime may refuse, by the names used in Traits.reasons."""
     return {
         "snapshot": bool(spec.snapshot),
-        "cpuset": bool(spec.resources.cpuset),
-        "tty": spec.tty,
-        "volumes": any(mount.type is not MountType.TMPFS for mount in spec.mounts),
-        "limits": spec.resources != type(spec.resources)(),
-        "init": spec.init,
         "sysctls": bool(spec.sysctls),
         "privileged": spec.security.privileged,
         "io-limits": any((spec.resources.read_bps, spec.resources.write_bps, spec.resources.read_iops, spec.resources.write_iops)),

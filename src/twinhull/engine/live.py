@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from twinhull.engine.base import AddressView, HealthView, InstanceView
@@ -39,7 +40,7 @@ class Live:
         """Full id."""
         return self.record.id
 
-    @property
+    @cached_property
     def image(self) -> ImageConfig:
         """The image's configuration as it was at creation."""
         return ImageConfig.parse(self.record.image_config)

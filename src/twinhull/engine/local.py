@@ -57,14 +57,13 @@ from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import merge_environment, signal_number
 from twinhull.spec.validate import DEFAULT_NETWORK
 from twinhull.store.db import Database, NetworkRow
+from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
-from twinhull.volume.store import ANONYMOUS, VolumeStore
+from twinhull.volume.store import VolumeStore
 
 _log = logging.getLogger(__name__)
 _ROTATE_EVERY = 10.0
 """Seconds between looks at the sizes of logs."""
-_CLOCK_GRAIN = 1e-6
-"""Seconds since the epoch as a float are good to a quarter of a microsecond; `--since` a line's own stamp must show that line."""
 _record_adapter: TypeAdapter[NetworkRecord] = TypeAdapter(NetworkRecord)
 
 
@@ -137,7 +136,7 @@ class LocalEngine(Engine):
 
     async def disk_usage(self) -> tuple[DiskUsage, ...]:
         images = await self.images()
-        used = {live.record.image_id for live in self._instances.lives.values()}
+        used = self._used_images()
         lives = self._instances.lives.values()
         sizes = {live.id: await asyncio.to_thread(_size, self.home.instance_state(live.id)) for live in lives}
         volumes = await self.volumes()
@@ -302,10 +301,10 @@ class LocalEngine(Engine):
         watcher = self._tasks.spawn(f"logs of {live.record.name}", _set_at_end(live, stop)) if follow else None
         try:
             async with contextlib.aclosing(
-                logbook.read(log, logbook.Selection(max(0.0, since - _CLOCK_GRAIN), until, tail), follow=follow, stop=stop)  # type: ignore[type-var]
+                logbook.read(log, logbook.Selection(since, until, tail), follow=follow, stop=stop)  # type: ignore[type-var]
             ) as lines:
                 async for line in lines:
-                    yield LogLine(line.at, line.stream, line.data)
+                    yield line
         finally:
             if watcher is not None:
                 watcher.cancel()
@@ -386,15 +385,12 @@ class LocalEngine(Engine):
         if users and not (force and not any(self._instances.find(name).up for name in users)):
             raise ConflictError(f"image {ref} is used by {', '.join(users)}", "remove these instances first")
         gone = await self._images.remove(ref, force=force)
-        await self._collect_images()
+        await self._images.collect(self._used_images())
         self._events.emit("image", "remove", image.id, ref)
         return gone
 
     async def image_prune(self, *, all: bool = False) -> tuple[str, ...]:
-        used = {live.record.image_id for live in self._instances.lives.values()}
-        gone = await self._images.prune(all_=all, keep=used)
-        await self._collect_images()
-        return gone
+        return await self._images.prune(all_=all, keep=self._used_images())
 
     # networks
 
@@ -463,10 +459,10 @@ class LocalEngine(Engine):
         return volume
 
     async def volumes(self) -> tuple[VolumeView, ...]:
-        return tuple(self._used(volume) for volume in await self._volumes.list())
+        return await self._volumes.list(self._volume_users())
 
     async def volume(self, name: str) -> VolumeView:
-        return self._used(await self._volumes.inspect(name))
+        return await self._volumes.inspect(name, self._volume_users().get(name, ()))
 
     async def volume_remove(self, name: str, *, force: bool = False) -> None:
         try:
@@ -481,10 +477,10 @@ class LocalEngine(Engine):
         self._events.emit("volume", "destroy", name, name)
 
     async def volume_prune(self, *, all: bool = False) -> tuple[str, ...]:
-        unused = [volume.name for volume in await self.volumes() if not volume.used_by and (all or ANONYMOUS in volume.labels)]
-        for name in unused:
-            await self.volume_remove(name)
-        return tuple(unused)
+        gone = await self._volumes.prune(self._volume_users(), all=all)
+        for name in gone:
+            self._events.emit("volume", "destroy", name, name)
+        return gone
 
     # inside
 
@@ -518,13 +514,13 @@ class LocalEngine(Engine):
             instances=instances,
         )
 
-    def _used(self, volume: VolumeView) -> VolumeView:
-        users = tuple(
-            live.record.name
-            for live in self._instances.lives.values()
-            if any(mount.type is MountType.VOLUME and mount.source == volume.name for mount in live.record.spec.mounts)
-        )
-        return replace(volume, used_by=users)
+    def _volume_users(self) -> dict[str, tuple[str, ...]]:
+        """Volume → names of the instances that mount it."""
+        users: dict[str, tuple[str, ...]] = {}
+        for live in self._instances.lives.values():
+            for name in {mount.source for mount in live.record.spec.mounts if mount.type is MountType.VOLUME}:
+                users[name] = (*users.get(name, ()), live.record.name)
+        return users
 
     async def _told(self, lines: AsyncIterator[str], action: str, name: str) -> AsyncIterator[str]:
         last = ""
@@ -534,9 +530,8 @@ class LocalEngine(Engine):
                 yield line
         self._events.emit("image", action, last.removeprefix("id: "), name)
 
-    async def _collect_images(self) -> None:
-        used = {live.record.image_id for live in self._instances.lives.values()}
-        await self._images.collect(used | {image.id for image in await self.images()})
+    def _used_images(self) -> set[str]:
+        return {live.record.image_id for live in self._instances.lives.values()}
 
     def _attached(self) -> tuple[Attached, ...]:
         """What the network must hold for the instances that were up when the last daemon ended."""
@@ -561,7 +556,7 @@ class LocalEngine(Engine):
         for parent in (self.home.state / "instances", self.home.run / "i"):
             for folder in parent.iterdir() if parent.exists() else ():
                 if folder.name not in known:
-                    await asyncio.to_thread(_remove_stray, folder)
+                    await asyncio.to_thread(trees.remove, folder)
 
     async def _rotate_logs(self) -> None:
         while True:
@@ -593,16 +588,5 @@ def _restart_policy(word: str) -> RestartPolicy:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on disk below a folder."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-    return total
-
-
-def _remove_stray(folder: Path) -> None:
-    from twinhull.sys.fs import remove_tree
-
-    remove_tree(folder)
+    """Bytes on disk below a folder that may not have been made yet."""
+    return trees.size(folder) if folder.exists() else 0

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
 from twinhull.instance.base import Exit
-from twinhull.instance.factory import make_instance
 from twinhull.plan.lifecycle import State, is_up, starts_with_daemon
 from twinhull.spec.instance import NetworkMode
 
@@ -46,11 +45,10 @@ class Recovery:
 
     async def _one(self, live: Live) -> None:
         if live.record.desired in ("creating", "removed"):
-            await self.instances._forget(live, volumes=live.record.desired == "creating" or live.record.spec.auto_remove)
+            await self.instances.forget(live, volumes=live.record.desired == "creating" or live.record.spec.auto_remove)
             return
-        launch = await self.instances.launcher.known(live)
-        home, settings = self.instances.launcher.home, self.instances.launcher.settings
-        live.instance = make_instance(live.record.spec.runtime, launch, home, settings.accelerator)
+        launcher = self.instances.launcher
+        live.instance = launcher.hull(live, await launcher.known(live))
         if is_up(live.record.state) and await live.instance.adopt():
             await self._adopted(live)
         else:
@@ -63,10 +61,7 @@ class Recovery:
         live.asked_to_end = live.record.desired == "stopped"
         self.instances.resume_watch(live, live.instance)
         if live.asked_to_end:
-            self.instances.tasks.spawn(f"finish stop of {live.record.name}", self._finish_stop(live))
-
-    async def _finish_stop(self, live: Live) -> None:
-        await self.instances.stop(live)
+            self.instances.tasks.spawn(f"finish stop of {live.record.name}", self.instances.stop(live))
 
     async def _gone(self, live: Live) -> None:
         if is_up(live.record.state):
@@ -75,11 +70,11 @@ class Recovery:
             self._start_by_policy(live)
             return
         half_started = live.record.desired == "running" and live.record.state is not State.RESTARTING
-        await self.instances._tear_down(live)
+        await self.instances.tear_down(live)
         if live.record.state is State.RESTARTING:
             self.instances.schedule_restart(live, 0.0)
         elif half_started and live.record.spec.auto_remove:
-            await self.instances._forget(live, volumes=True)
+            await self.instances.forget(live, volumes=True)
         elif half_started:
             self.instances.database.save_instance(live.change(desired="stopped", error="the daemon ended while it was being started"))
         else:
@@ -88,7 +83,4 @@ class Recovery:
     def _start_by_policy(self, live: Live) -> None:
         purposely = live.record.desired == "stopped"
         if live.record.state is State.EXITED and starts_with_daemon(live.record.spec.restart, stopped_on_purpose=purposely):
-            self.instances.tasks.spawn(f"start {live.record.name}", self._start(live))
-
-    async def _start(self, live: Live) -> None:
-        await self.instances.start(live)
+            self.instances.tasks.spawn(f"start {live.record.name}", self.instances.start(live))

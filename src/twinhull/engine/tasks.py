@@ -16,7 +16,7 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Start and keep a reference until it ends."""
         task = asyncio.create_task(_guarded(name, work), name=name)
         self._running.add(task)
@@ -31,7 +31,7 @@ class Tasks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _guarded(name: str, work: Coroutine[Any, Any, None]) -> None:
+async def _guarded(name: str, work: Coroutine[Any, Any, object]) -> None:
     try:
         await work
     except Exception:

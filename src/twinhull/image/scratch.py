@@ -17,6 +17,7 @@ from pathlib import Path
 
 from twinhull.errors import PermanentError
 from twinhull.home import Home
+from twinhull.sys import fs
 
 _POLL = 0.02
 """Seconds between two tries for a lock that another holds."""
@@ -53,7 +54,7 @@ def _new(home: Home) -> tuple[Path, int]:
     """A folder and its lock. The parent's shared lock keeps a sweep from coming between the two."""
     parent = folder(home)
     parent.mkdir(parents=True, exist_ok=True)
-    with _opened(parent) as gate:
+    with fs.folder(parent) as gate:
         fcntl.flock(gate, fcntl.LOCK_SH)
         path = Path(tempfile.mkdtemp(dir=parent))
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,7 +65,7 @@ def _new(home: Home) -> tuple[Path, int]:
 def _abandoned(parent: Path) -> list[tuple[Path, int]]:
     """Folders whose lock nobody holds, locked now."""
     found = []
-    with _opened(parent) as gate:
+    with fs.folder(parent) as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)
         for path in parent.iterdir():
             lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,15 +75,6 @@ def _abandoned(parent: Path) -> list[tuple[Path, int]]:
             except BlockingIOError:
                 os.close(lock)
     return found
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.asynccontextmanager

@@ -191,6 +191,15 @@ class Stats:
     host_memory: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One record of a log. `at`: seconds since the epoch; `data` ends with a newline unless the record is partial."""
+
+    at: float
+    stream: int
+    data: bytes
+
+
 class Session(abc.ABC):
     """One attached process's streams: an exec, or the workload itself."""
 

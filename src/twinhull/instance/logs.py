@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from twinhull.instance.base import STDERR, STDOUT
+from twinhull.instance.base import STDERR, STDOUT, LogLine
 
 _NAMES = {STDOUT: b"stdout", STDERR: b"stderr"}
 _STREAMS = {name: number for number, name in _NAMES.items()}
@@ -30,15 +30,6 @@ _CHUNK = 256 * 1024
 _SLACK = 1e-6
 """Seconds by which `since` reaches back: a stamp that was printed and given back has lost digits, and its own record is meant too."""
 _STATE = struct.Struct("<QQQ")
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One record. `at`: seconds since the epoch; `data` ends with a newline unless the record is partial."""
-
-    at: float
-    stream: int
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from twinhull.home import Home
 from twinhull.network import addresses
 from twinhull.network.files import check_name
 from twinhull.spec.network import NetworkRecord
-from twinhull.sys import fs, proc
+from twinhull.sys import fs, proc, trees
 
 _FIRST_PORT = 10053
 _LAST_PORT = 10452
@@ -173,8 +173,8 @@ class Resolvers:
         """With `remove`: end the processes and forget all names."""
         if remove:
             await self.keep(())
-            fs.remove_tree(self._folder)
-            fs.remove_tree(self._names)
+            trees.remove(self._folder)
+            trees.remove(self._names)
 
     def using(self, record: NetworkRecord) -> list[str]:
         """Names of the views that include this network."""
@@ -190,7 +190,7 @@ class Resolvers:
 
     def remove_network(self, record: NetworkRecord) -> None:
         """Forget all its names."""
-        fs.remove_tree(self._network_folder(record.number))
+        trees.remove(self._network_folder(record.number))
 
     def set_names(self, instance_id: str, lines: Mapping[int, str]) -> None:
         """By network number the text of this instance's hosts file; it is removed from all other networks."""
@@ -206,7 +206,7 @@ class Resolvers:
         """Remove the files of all others."""
         for folder in self._network_folders():
             if int(folder.name, 16) not in numbers:
-                fs.remove_tree(folder)
+                trees.remove(folder)
                 continue
             for path in folder.iterdir():
                 if path.name not in instance_ids:
@@ -336,7 +336,7 @@ def _remove_orphans() -> None:
     """Folders of /run whose home was deleted without `close(remove=True)`."""
     for folder in Path(_ELSEWHERE).parent.glob(f"{Path(_ELSEWHERE).name}*"):
         if (folder / _OWNER).is_symlink() and not (folder / _OWNER).exists():
-            fs.remove_tree(folder)
+            trees.remove(folder)
 
 
 def _free_port(address: str, taken: Collection[int]) -> int:

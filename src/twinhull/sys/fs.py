@@ -1,10 +1,11 @@
-"""Files written whole or not at all, and trees removed without following links."""
+"""Files written whole or not at all, and folders held open."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -25,6 +26,11 @@ def write_atomic(path: Path, data: bytes | str, mode: int = 0o644, *, sync: bool
         raise
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder and all below it; nothing happens if it isn't there. Never crosses a symbolic link."""
-    shutil.rmtree(path, ignore_errors=False) if path.exists() or path.is_symlink() else None
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[int]:
+    """A descriptor of a folder, for the time of the block."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

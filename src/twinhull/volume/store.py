@@ -31,7 +31,7 @@ from typing import Any
 from twinhull.errors import ConflictError, NotFoundError, PermanentError, UnsupportedError, UserError
 from twinhull.home import Home
 from twinhull.image import scratch
-from twinhull.sys import fs, mounts, namespaces, proc
+from twinhull.sys import fs, mounts, namespaces, proc, trees
 from twinhull.volume import copy
 from twinhull.volume.base import VolumeSpec, VolumeView
 
@@ -145,7 +145,9 @@ class VolumeStore:
     async def sizes(self) -> dict[str, int]:
         """Bytes on the disk of each volume; 0 for those with `device`."""
         views = await self.list()
-        return {view.name: 0 if view.options.get("device") else await asyncio.to_thread(size, Path(view.mountpoint)) for view in views}
+        return {
+            view.name: 0 if view.options.get("device") else await asyncio.to_thread(trees.size, Path(view.mountpoint)) for view in views
+        }
 
     def _make(self, view: VolumeView) -> None:
         """Raises FileExistsError."""
@@ -228,24 +230,8 @@ def check(spec: VolumeSpec) -> None:
         raise UserError(f"volume device {device!r} isn't an absolute path of a folder")
 
 
-def size(folder: Path) -> int:
-    """Bytes on the disk below a folder, links not followed, hard links counted once, other file systems not entered."""
-    total, seen, queue = 0, set[int](), [folder]
-    device = os.lstat(folder).st_dev
-    while queue:
-        with contextlib.suppress(OSError), os.scandir(queue.pop()) as entries:  # gone meanwhile, or a path that is too long
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_ino not in seen and status.st_dev == device:
-                        seen.add(status.st_ino) if status.st_nlink > 1 else None
-                        total += status.st_blocks * 512
-                        queue.extend([Path(entry.path)] if entry.is_dir(follow_symlinks=False) else [])
-    return total
-
-
 def _copy(source: int, data: Path) -> None:
-    with _directory(data) as target:
+    with fs.folder(data) as target:
         try:
             copy.tree(source, target)
         except (OSError, RecursionError) as error:
@@ -281,17 +267,8 @@ def _image_folder(layers: Sequence[Path], target: str, parent: Path) -> Iterator
 
 
 @contextlib.contextmanager
-def _directory(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    with _directory(folder) as descriptor:
+    with fs.folder(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 

@@ -35,7 +35,7 @@ from twinhull.instance.vm.log import GuestLog
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.record import EXIT, MADE, Made, read_exit, read_made, write_exit, write_made
 from twinhull.spec.instance import Resources
-from twinhull.sys import fs
+from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
 
 TRAITS = Traits(
@@ -528,9 +528,9 @@ class VmInstance(Instance):
 
     def _remove(self, purge: bool) -> None:
         self._cgroup.remove(patience=5.0)
-        fs.remove_tree(self._run)
+        trees.remove(self._run)
         if purge:
-            fs.remove_tree(self.launch.paths.state)
+            trees.remove(self.launch.paths.state)
 
     def _save(self, made: Made) -> None:
         self._made = made

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from twinhull.instance.vm import memory
-from twinhull.sys import fs
+from twinhull.sys import fs, trees
 
 KEEP = 8
 """Templates at most; those that weren't used for longest go."""
@@ -59,7 +59,7 @@ class Draft:
     def discard(self) -> None:
         """Remove what is left under the temporary name. Idempotent."""
         if self._lock >= 0:
-            fs.remove_tree(self._folder)
+            trees.remove(self._folder)
             os.close(self._lock)
             self._lock = -1
 
@@ -110,7 +110,7 @@ class Shelf:
 
     def remove(self, key: str) -> None:
         """Take one away."""
-        fs.remove_tree(self.folder / key)
+        trees.remove(self.folder / key)
 
     def keys(self) -> list[str]:
         """All that are there, the latest used first."""
@@ -134,7 +134,7 @@ def _remove_abandoned(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fs.remove_tree(folder)
+            trees.remove(folder)
         os.close(descriptor)
 
 

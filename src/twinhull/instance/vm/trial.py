@@ -22,7 +22,7 @@ from twinhull.instance.vm import process, qemu
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.assets import Assets
 from twinhull.instance.vm.qmp import Monitor
-from twinhull.sys import fs
+from twinhull.sys import trees
 
 _IDS = 0x7FFE_0000
 """Ids for the jail: the last 65,536 before podman's, which no instance gets."""
@@ -78,7 +78,7 @@ async def running(home: Home, kind: str, guest: Assets, describe: Describe) -> A
                 yield Trial(run, vmm, messages)
         finally:
             await process.end(run)
-            fs.remove_tree(run)
+            trees.remove(run)
 
 
 async def sweep(home: Home, kind: str) -> None:
@@ -87,7 +87,7 @@ async def sweep(home: Home, kind: str) -> None:
         with _claimed(run) as ours:
             if ours:
                 await process.end(run)
-                fs.remove_tree(run)
+                trees.remove(run)
 
 
 @contextmanager
