@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import subprocess
 import tarfile
@@ -74,6 +75,28 @@ def test_missing_program(refused: Callable[..., Done], runtime: str) -> None:
 def test_missing_bind_source(refused: Callable[..., Done], runtime: str) -> None:
     source = "/nonexistent/source"
     refused(source, "run", "--rm", "--runtime", runtime, "--mount", f"type=bind,source={source},target=/x", "busybox", "true")
+
+
+def test_starts_that_fail_keep_no_interface_open(daemon: Daemon, runtime: str, tmp_path: Path) -> None:
+    """The network is ready before the mounts are looked up: what it handed out for a start that then fails is given back."""
+    source = tmp_path / "gone"
+    source.mkdir()
+    daemon.cli("create", "--name", "sourceless", "--runtime", runtime, "-v", f"{source}:/x", "busybox", "true")
+    source.rmdir()
+    try:
+        assert daemon.process is not None
+        before = _open_devices(daemon.process.pid)
+        for _ in range(3):
+            assert b"doesn't exist" in daemon.cli("start", "sourceless", check=False).err
+        assert _open_devices(daemon.process.pid) == before
+    finally:
+        daemon.cli("rm", "-f", "sourceless")
+
+
+def _open_devices(pid: int) -> list[str]:
+    """Taps and network namespaces that the process holds."""
+    links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()]
+    return sorted(link for link in links if link == "/dev/net/tun" or link.startswith("net:"))
 
 
 def test_unknown_network(refused: Callable[..., Done], runtime: str) -> None:

@@ -196,11 +196,11 @@ class Instances:
         try:
             launch = await self.launcher.full(live, attachment)
             instance = live.instance = self.launcher.hull(live, launch)
+            attachment.taps = ()  # the hull closes them, however `create` ends
             await instance.create()
             await self.launcher.equip(live, instance)
         finally:
-            if attachment.netns:
-                attachment.netns.close()
+            attachment.close()
         await self.join_network(live, live.record.spec.ports)
         session = Attached(live, await instance.attach()) if attach else None
         await instance.start()

@@ -51,6 +51,14 @@ class Attachment:
     netns: Netns | None = None
     taps: tuple[int, ...] = field(default=())
 
+    def close(self) -> None:
+        """Let go of what no hull has taken over. Idempotent."""
+        if self.netns is not None:
+            self.netns.close()
+        for tap in self.taps:
+            os.close(tap)
+        self.taps = ()
+
 
 @dataclass(frozen=True)
 class Launcher:
