@@ -31,6 +31,8 @@ check:  ## formatting, lint, types, layers, unit and property tests; in seconds,
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 	$(PY) -m pytest -q -n auto $(FAST)
+	@# Whatever else there is to test can at least be imported.
+	$(PY) -m pytest -q --collect-only >/dev/null || $(PY) -m pytest -q --collect-only
 
 format:  ## put all Python files into the house format
 	$(PY) -m ruff format .

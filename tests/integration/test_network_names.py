@@ -17,8 +17,7 @@ from twinhull.errors import UserError
 from twinhull.home import Home
 from twinhull.network.dns import strays
 from twinhull.network.host import NetworkHost
-from twinhull.sys import proc
-from twinhull.sys.fs import remove_tree
+from twinhull.sys import proc, trees
 from twinhull.sys.libnftables import Nft
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -184,7 +183,7 @@ async def test_names_of_a_deleted_home_are_removed_by_the_next_daemon(space: Non
     assert folder.is_dir()
     await _open_and_close(other, remove=False)
     assert folder.is_dir(), "its home is still there"
-    remove_tree(where.run.parent)
+    trees.remove(where.run.parent)
     await _open_and_close(other, remove=True)
     assert not folder.exists()
     nft = Nft()
