@@ -1,0 +1,1 @@
+"""The gateway: HAProxy, configured from routes and driven through its runtime API."""
