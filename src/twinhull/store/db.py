@@ -113,7 +113,7 @@ class Database:
         columns = _columns(record)
         marks = ", ".join("?" * len(columns))
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute(f"INSERT INTO instances ({', '.join(columns)}) VALUES ({marks})", tuple(columns.values()))
                 connection.executemany(
                     "INSERT INTO endpoints VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -127,14 +127,14 @@ class Database:
         columns = _columns(record)
         sets = ", ".join(f"{name} = ?" for name in columns)
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute(f"UPDATE instances SET {sets} WHERE id = ?", (*columns.values(), record.id))
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"save instance {record.name}: {_taken(str(error))}") from error
 
     def remove_instance(self, instance_id: str) -> None:
         """Delete with its endpoints."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("DELETE FROM instances WHERE id = ?", (instance_id,))
 
     def endpoints(self) -> list[EndpointRecord]:
@@ -152,7 +152,7 @@ class Database:
     def add_network(self, row: NetworkRow) -> None:
         """Insert. Raises ConflictError for a name that is taken."""
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute("INSERT INTO networks VALUES (?, ?, ?, ?)", (row.id, row.name, row.number, row.record))
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"create network {row.name}: {_taken(str(error))}") from error
@@ -160,7 +160,7 @@ class Database:
     def remove_network(self, network_id: str) -> None:
         """Delete. Raises ConflictError while an endpoint refers to it."""
         try:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 connection.execute("DELETE FROM networks WHERE id = ?", (network_id,))
         except sqlite3.IntegrityError as error:
             raise ConflictError(f"remove network {network_id[:12]}: an instance uses it") from error
@@ -168,7 +168,7 @@ class Database:
     def add_event(self, event: EventRow) -> None:
         """Append, and forget what is older than the last EVENTS_KEPT."""
         values = (event.at, event.kind, event.action, event.id, event.name, json.dumps(event.attributes))
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute("INSERT INTO events (at, kind, action, id, name, attributes) VALUES (?, ?, ?, ?, ?, ?)", values)
             connection.execute("DELETE FROM events WHERE sequence <= ?", ((cursor.lastrowid or 0) - EVENTS_KEPT,))
 
@@ -189,8 +189,13 @@ class Database:
         for number, script in enumerate(steps[present:], start=present + 1):
             self._connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
 
+    def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT; for the modules of this package."""
+        return self._connection.execute(query, values).fetchall()
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing; for the modules of this package."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self._connection
@@ -207,7 +212,8 @@ def spec_adapter() -> TypeAdapter[InstanceSpec]:
 
 
 @cache
-def _ports_adapter() -> TypeAdapter[tuple[PortMapping, ...]]:
+def ports_adapter() -> TypeAdapter[tuple[PortMapping, ...]]:
+    """Reads and writes published ports as JSON."""
     return TypeAdapter(tuple[PortMapping, ...])
 
 
@@ -222,7 +228,7 @@ def _columns(record: InstanceRecord) -> dict[str, Any]:
     values["image_config"] = json.dumps(record.image_config)
     values["state"] = str(record.state)
     values["oom_killed"] = int(record.oom_killed)
-    values["published"] = _ports_adapter().dump_json(record.published).decode()
+    values["published"] = ports_adapter().dump_json(record.published).decode()
     return values
 
 
@@ -232,7 +238,7 @@ def _instance(row: dict[str, Any]) -> InstanceRecord:
         "image_config": json.loads(row["image_config"]),
         "state": State(row["state"]),
         "oom_killed": bool(row["oom_killed"]),
-        "published": _ports_adapter().validate_json(row["published"]),
+        "published": ports_adapter().validate_json(row["published"]),
     }
     return InstanceRecord(**(row | decoded))
 
