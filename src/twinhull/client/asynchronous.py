@@ -10,7 +10,7 @@ asynchronous iterators: the request is made at the first item, and `aclose` (or 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,6 +19,7 @@ from twinhull.client import calls, http, target, thin
 from twinhull.client.asynchttp import AsyncResponse, Body, exchange
 from twinhull.client.asyncsession import AsyncSession, connect
 from twinhull.client.calls import Call, Decoder, Filters, Names
+from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -36,6 +37,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.instance.base import Process, Stats
+from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
 T = TypeVar("T")
@@ -331,6 +333,72 @@ class AsyncClient:
     async def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return await self._call(calls.volume_prune(all))
+
+    # applications
+
+    async def apps(self) -> tuple[AppView, ...]:
+        """All applications."""
+        return await self._call(calls.apps())
+
+    async def app_up(self, spec: AppSpec, options: UpOptions = UpOptions()) -> AppView:  # noqa: B008 (frozen)
+        """Make this the wanted state; answers at once."""
+        return await self._call(calls.app_up(spec, options))
+
+    async def app_plan(self, spec: AppSpec, options: UpOptions = UpOptions()) -> tuple[Step, ...]:  # noqa: B008 (frozen)
+        """What `app_up` would do, and why."""
+        return await self._call(calls.app_plan(spec, options))
+
+    async def app(self, name: str) -> AppView:
+        """All about one."""
+        return await self._call(calls.app_view(name))
+
+    async def app_spec(self, name: str) -> AppSpec:
+        """As wanted now, without secret values."""
+        return await self._call(calls.app_spec(name))
+
+    async def app_down(self, name: str, *, volumes: bool = False) -> None:
+        """Stop and remove everything of it; returns when it is gone."""
+        await self._call(calls.app_down(name, volumes))
+
+    def app_watch(self, name: str) -> AsyncGenerator[AppView, None]:
+        """The application now and after every change."""
+        return self._stream(calls.app_watch(name), calls.app_of)
+
+    async def app_scale(self, name: str, counts: Mapping[str, int]) -> AppView:
+        """Set the number of instances of services."""
+        return await self._call(calls.app_scale(name, counts))
+
+    async def app_start(self, name: str, *services: str) -> AppView:
+        """Start what was stopped."""
+        return await self._call(calls.app_change(name, "start", services))
+
+    async def app_stop(self, name: str, *services: str) -> AppView:
+        """End the instances, keep what is wanted."""
+        return await self._call(calls.app_change(name, "stop", services))
+
+    async def app_restart(self, name: str, *services: str) -> AppView:
+        """Replace every instance by one of the same kind."""
+        return await self._call(calls.app_change(name, "restart", services))
+
+    async def app_rollout(self, name: str, verb: str, *services: str) -> AppView:
+        """verb: pause, resume or abort."""
+        return await self._call(calls.app_change(name, "rollout", services, verb=verb))
+
+    async def app_history(self, name: str) -> tuple[RevisionView, ...]:
+        """What was wanted, and when."""
+        return await self._call(calls.app_history(name))
+
+    async def app_rollback(self, name: str, revision: int = 0) -> AppView:
+        """Make an earlier revision the wanted one."""
+        return await self._call(calls.app_rollback(name, revision))
+
+    async def app_isolate(self, name: str, service: str, runtime: str) -> AppView:
+        """Move a service into another hull."""
+        return await self._call(calls.app_isolate(name, service, runtime))
+
+    async def app_one_off(self, name: str, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from."""
+        return await self._call(calls.app_one_off(name, service))
 
 
 def _content(call: Call[Any], data: Body | None) -> tuple[list[str], Body | None]:

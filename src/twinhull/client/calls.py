@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from twinhull.client.problems import UnreachableError
 from twinhull.client.thin import quote
+from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -33,6 +34,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.instance.base import Process, Stats
+from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
 T = TypeVar("T")
@@ -296,3 +298,70 @@ def volume_remove(name: str, force: bool) -> Call[None]:
 
 def volume_prune(everything: bool) -> Call[Names]:
     return Call("POST", "/v1/volumes/prune", Names, {"all": everything})
+
+
+# applications
+
+
+def app(name: str, *rest: str) -> str:
+    """The path of an application, or of something below it."""
+    return "/".join(["/v1/apps", quote(name), *rest])
+
+
+def apps() -> Call[tuple[AppView, ...]]:
+    return Call("GET", "/v1/apps", tuple[AppView, ...])
+
+
+def app_up(spec: AppSpec, options: UpOptions) -> Call[AppView]:
+    return Call("PUT", app(spec.name), AppView, asdict(options), spec)
+
+
+def app_plan(spec: AppSpec, options: UpOptions) -> Call[tuple[Step, ...]]:
+    return Call("POST", app(spec.name, "plan"), tuple[Step, ...], asdict(options), spec)
+
+
+def app_view(name: str) -> Call[AppView]:
+    return Call("GET", app(name), AppView)
+
+
+def app_spec(name: str) -> Call[AppSpec]:
+    return Call("GET", app(name, "spec"), AppSpec)
+
+
+def app_down(name: str, volumes: bool) -> Call[None]:
+    return Call("DELETE", app(name), None, {"volumes": volumes})
+
+
+def app_watch(name: str) -> Call[None]:
+    return Call("GET", app(name, "watch"))
+
+
+def app_of(entry: Any) -> AppView:
+    """From an entry of an application's stream."""
+    found: AppView = read(AppView, entry)
+    return found
+
+
+def app_scale(name: str, counts: Mapping[str, int]) -> Call[AppView]:
+    return Call("POST", app(name, "scale"), AppView, {}, dict(counts))
+
+
+def app_change(name: str, change: str, services: Names, **query: Any) -> Call[AppView]:
+    """change: start, stop, restart or rollout."""
+    return Call("POST", app(name, change), AppView, {"service": services, **query})
+
+
+def app_history(name: str) -> Call[tuple[RevisionView, ...]]:
+    return Call("GET", app(name, "revisions"), tuple[RevisionView, ...])
+
+
+def app_rollback(name: str, revision: int) -> Call[AppView]:
+    return Call("POST", app(name, "rollback"), AppView, {"revision": revision})
+
+
+def app_isolate(name: str, service: str, runtime: str) -> Call[AppView]:
+    return Call("POST", app(name, "isolate"), AppView, {"service": service, "runtime": runtime})
+
+
+def app_one_off(name: str, service: str) -> Call[InstanceSpec]:
+    return Call("GET", app(name, "services", quote(service), "one-off"), InstanceSpec)

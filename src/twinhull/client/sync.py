@@ -10,7 +10,7 @@ a client may be used from any number of threads. Streams are iterators: closing 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from twinhull.client import calls, target, thin
 from twinhull.client.calls import Call, Decoder, Filters, Names
 from twinhull.client.session import ClientSession
+from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -35,6 +36,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.instance.base import Process, Stats
+from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
 T = TypeVar("T")
@@ -312,6 +314,72 @@ class Client:
     def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return self._call(calls.volume_prune(all))
+
+    # applications
+
+    def apps(self) -> tuple[AppView, ...]:
+        """All applications."""
+        return self._call(calls.apps())
+
+    def app_up(self, spec: AppSpec, options: UpOptions = UpOptions()) -> AppView:  # noqa: B008 (frozen)
+        """Make this the wanted state; answers at once."""
+        return self._call(calls.app_up(spec, options))
+
+    def app_plan(self, spec: AppSpec, options: UpOptions = UpOptions()) -> tuple[Step, ...]:  # noqa: B008 (frozen)
+        """What `app_up` would do, and why."""
+        return self._call(calls.app_plan(spec, options))
+
+    def app(self, name: str) -> AppView:
+        """All about one."""
+        return self._call(calls.app_view(name))
+
+    def app_spec(self, name: str) -> AppSpec:
+        """As wanted now, without secret values."""
+        return self._call(calls.app_spec(name))
+
+    def app_down(self, name: str, *, volumes: bool = False) -> None:
+        """Stop and remove everything of it; returns when it is gone."""
+        self._call(calls.app_down(name, volumes))
+
+    def app_watch(self, name: str) -> Generator[AppView, None, None]:
+        """The application now and after every change."""
+        return self._stream(calls.app_watch(name), calls.app_of)
+
+    def app_scale(self, name: str, counts: Mapping[str, int]) -> AppView:
+        """Set the number of instances of services."""
+        return self._call(calls.app_scale(name, counts))
+
+    def app_start(self, name: str, *services: str) -> AppView:
+        """Start what was stopped."""
+        return self._call(calls.app_change(name, "start", services))
+
+    def app_stop(self, name: str, *services: str) -> AppView:
+        """End the instances, keep what is wanted."""
+        return self._call(calls.app_change(name, "stop", services))
+
+    def app_restart(self, name: str, *services: str) -> AppView:
+        """Replace every instance by one of the same kind."""
+        return self._call(calls.app_change(name, "restart", services))
+
+    def app_rollout(self, name: str, verb: str, *services: str) -> AppView:
+        """verb: pause, resume or abort."""
+        return self._call(calls.app_change(name, "rollout", services, verb=verb))
+
+    def app_history(self, name: str) -> tuple[RevisionView, ...]:
+        """What was wanted, and when."""
+        return self._call(calls.app_history(name))
+
+    def app_rollback(self, name: str, revision: int = 0) -> AppView:
+        """Make an earlier revision the wanted one."""
+        return self._call(calls.app_rollback(name, revision))
+
+    def app_isolate(self, name: str, service: str, runtime: str) -> AppView:
+        """Move a service into another hull."""
+        return self._call(calls.app_isolate(name, service, runtime))
+
+    def app_one_off(self, name: str, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from."""
+        return self._call(calls.app_one_off(name, service))
 
 
 def _decoded(events: Generator[tuple[str, Any], None, None], decode: Decoder[T]) -> Generator[T, None, None]:

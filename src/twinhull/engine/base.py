@@ -10,6 +10,7 @@ import abc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from twinhull.engine.apps.base import AppEngine
 from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
 from twinhull.instance.base import LogLine, Process, Session, Stats
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
@@ -149,6 +150,8 @@ class DiskUsage:
 
 class Engine(abc.ABC):
     """One machine (or, later, one cluster) that runs instances."""
+
+    apps: AppEngine
 
     # instances
     @abc.abstractmethod

@@ -1,0 +1,169 @@
+"""What an engine can do with applications, and the views it answers with; the same laws as in `engine/base.py`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from twinhull.spec.app import AppSpec
+from twinhull.spec.instance import InstanceSpec, PortMapping
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutView:
+    """A change of one service that is under way, or the last one. status: as in plan's rollout; old, new: fingerprints."""
+
+    status: str
+    old: str = ""
+    new: str = ""
+    updated: int = 0
+    """Instances of the new fingerprint that serve."""
+    total: int = 0
+    since: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """An instance as a part of a service. serving: takes new connections; weight: its share of them."""
+
+    name: str
+    id: str
+    slot: int
+    fingerprint: str
+    runtime: str
+    state: str
+    health: str
+    serving: bool = False
+    weight: int = 0
+    restarts: int = 0
+    exit_code: int = 0
+    reason: str = ""
+    address: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """One service. state: ready, starting, updating, degraded, stopped, completed, failed. reason: why it isn't ready."""
+
+    name: str
+    state: str
+    runtime: str
+    image: str
+    image_id: str
+    fingerprint: str
+    desired: int
+    ready: int
+    reason: str = ""
+    ports: tuple[PortMapping, ...] = ()
+    routes: tuple[str, ...] = ()
+    """URLs at which the gateway leads here."""
+    addresses: dict[str, str] = field(default_factory=dict)
+    """network → virtual address."""
+    members: tuple[MemberView, ...] = ()
+    rollout: RolloutView | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppView:
+    """One application. state: the worst of its services'; "removing" while `down` is under way. log: what was done last, and why."""
+
+    name: str
+    state: str
+    revision: int
+    created_at: float
+    updated_at: float
+    folder: str = ""
+    settled: bool = False
+    """Whether nothing is left to do (for now)."""
+    started: bool = False
+    """Whether every service has its instances running, ready or not."""
+    services: tuple[ServiceView, ...] = ()
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionView:
+    """One line of `history`. services: name → fingerprint."""
+
+    number: int
+    at: float
+    cause: str
+    current: bool
+    services: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """cause: for `history`. recreate: services whose instances are replaced in any case."""
+
+    cause: str = "up"
+    remove_orphans: bool = False
+    recreate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One action of a plan. subject: service or instance, network, volume."""
+
+    action: str
+    subject: str
+    reason: str
+
+
+class AppEngine(abc.ABC):
+    """Applications of one engine. `services` empty: all."""
+
+    @abc.abstractmethod
+    async def up(self, spec: AppSpec, options: UpOptions) -> AppView:
+        """Write down what is wanted as a new revision, if it differs, and begin to make it so."""
+
+    @abc.abstractmethod
+    async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
+        """What `up` would do, and why; nothing is changed."""
+
+    @abc.abstractmethod
+    async def down(self, name: str, *, volumes: bool = False) -> None:
+        """Stop and remove everything, dependants first; returns when it is gone."""
+
+    @abc.abstractmethod
+    async def list(self) -> tuple[AppView, ...]: ...
+    @abc.abstractmethod
+    async def view(self, name: str) -> AppView: ...
+    @abc.abstractmethod
+    async def spec(self, name: str) -> AppSpec:
+        """As wanted now, without secret values."""
+
+    @abc.abstractmethod
+    def watch(self, name: str) -> AsyncIterator[AppView]:
+        """The view now and after every change, until the app is gone or the caller closes it."""
+
+    @abc.abstractmethod
+    async def scale(self, name: str, counts: dict[str, int]) -> AppView: ...
+    @abc.abstractmethod
+    async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView: ...
+    @abc.abstractmethod
+    async def start(self, name: str, services: tuple[str, ...] = ()) -> AppView: ...
+    @abc.abstractmethod
+    async def restart(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+        """Replace every instance by one of the same kind, as an update would."""
+
+    @abc.abstractmethod
+    async def history(self, name: str) -> tuple[RevisionView, ...]: ...
+    @abc.abstractmethod
+    async def rollback(self, name: str, revision: int = 0) -> AppView:
+        """Make an earlier revision (0: the one before) the wanted one, images included, as a new revision."""
+
+    @abc.abstractmethod
+    async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
+        """verb: pause, resume or abort (go back to what was)."""
+
+    @abc.abstractmethod
+    async def isolate(self, name: str, service: str, runtime: str) -> AppView:
+        """Move a service into another hull, as an update."""
+
+    @abc.abstractmethod
+    async def one_off(self, name: str, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from: the service's template with labels and image, no ports, no restart."""
