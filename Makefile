@@ -43,9 +43,9 @@ bench: setup  ## measure against docker, podman and bare crun, where they are
 
 lock:  ## lock the Python dependencies again (needs uv)
 	$(UV) pip compile -q --upgrade --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 \
-	    pyproject.toml -o requirements.txt
+	    --extra compare pyproject.toml -o requirements.txt
 	$(UV) pip compile -q --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 \
-	    --extra dev -c requirements.txt pyproject.toml setup/build.in -o requirements-dev.txt
+	    --extra compare --extra dev -c requirements.txt pyproject.toml setup/build.in -o requirements-dev.txt
 
 install: setup  ## start the daemon now and at every boot (systemd)
 	install -m 644 packaging/sysusers.conf /usr/lib/sysusers.d/twinhull.conf

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.instance import PYTHON, Instance, Maker
-from tests.escape import probes
 from tests.escape.host import Host
 from tests.harness import Daemon
+
+from twinhull.compare import probes
 
 PROBES = "/tmp/probes.pyz"
 _MAIN = "import importlib, sys\nimportlib.import_module(f'probes.{sys.argv.pop(1)}').main()\n"

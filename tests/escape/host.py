@@ -16,8 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.escape.probes.table import Place
 from tests.harness import Daemon
+
+from twinhull.compare.probes.table import Place
 
 SETTINGS = (
     *("kernel/core_pattern", "kernel/modprobe", "kernel/hotplug", "kernel/poweroff_cmd", "kernel/hostname", "kernel/domainname"),

@@ -12,9 +12,10 @@ import pytest
 from tests.conformance.instance import Instance
 from tests.escape.conftest import attempts
 from tests.escape.host import Host, Witness
-from tests.escape.probes import run  # noqa: F401  fills the table
-from tests.escape.probes.table import ATTEMPTS
-from tests.escape.verdict import ALL, DEFAULT, USER, Row, table
+
+from twinhull.compare.escape_verdict import ALL, DEFAULT, USER, Row, table
+from twinhull.compare.probes import run  # noqa: F401  fills the table
+from twinhull.compare.probes.table import ATTEMPTS
 
 REPORT = Path(__file__).resolve().parents[2] / "build"
 Changes = dict[str, tuple[str, str]]

@@ -3,7 +3,8 @@
     busybox(path)        docker-archive "localhost/busybox:latest" from Debian's busybox-static; < 1 s, no network
     python_base(path)    docker-archive "localhost/debian-python:bookworm": Debian minbase with python3, iproute2, ping, procps; made
                          from Debian's archive once (half a minute) and kept
-    archive(name)        the path of either in build/test-cache of the checkout, made if it isn't there (one maker, others wait)
+    compare_tools(path)  docker-archive of the image whose programs `twinhull compare` measures with; likewise
+    archive(name)        the path of any of them in build/test-cache of the checkout, made if it isn't there (one maker, others wait)
 
 Load them with `await ImageStore(home).load(stream)` (`twinhull image load`), or
 `skopeo copy docker-archive:PATH containers-storage:localhost/busybox:latest`.
@@ -17,13 +18,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.images.archive import EPOCH, Layer, docker_archive, layer
+
+from twinhull.compare import tools
 
 CACHE = Path(__file__).resolve().parents[2] / "build" / "test-cache"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -70,9 +73,17 @@ def python_base(path: Path) -> str:
     """Write the archive, return the image's id. Needs Debian's archive."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         root = Path(folder) / "root.tar"
-        _mmdebstrap(root)
+        _mmdebstrap(root, PYTHON_PACKAGES)
         config = {"Env": [PATH], "Cmd": ["bash"], "Labels": {"org.opencontainers.image.title": "debian-python"}}
         return docker_archive(path, ["localhost/debian-python:bookworm"], [root.read_bytes()], config)
+
+
+def compare_tools(path: Path) -> str:
+    """Write the archive, return the image's id. Needs Debian's archive."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        root = Path(folder) / "root.tar"
+        _mmdebstrap(root, tools.PACKAGES)
+        return docker_archive(path, [tools.IMAGE], [root.read_bytes()], {"Env": [PATH], "Cmd": ["bash"]})
 
 
 def archive(name: str = "busybox") -> Path:
@@ -111,15 +122,15 @@ def _fill_busybox(new: Layer) -> None:
         new.add(name, content, mode=0o640 if name == "etc/shadow" else 0o644)
 
 
-def _mmdebstrap(target: Path) -> None:
+def _mmdebstrap(target: Path, packages: Sequence[str]) -> None:
     """In a mount namespace of its own, so that nothing stays mounted when it is killed."""
     slim = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc", "info")]
     argv = ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--components=main", "--format=tar"]
-    argv += ['--aptopt=Acquire::Languages "none"', *slim, f"--include={','.join(PYTHON_PACKAGES)}", "bookworm", str(target)]
+    argv += ['--aptopt=Acquire::Languages "none"', *slim, f"--include={','.join(packages)}", "bookworm", str(target)]
     subprocess.run(argv, check=True, env=os.environ | {"SOURCE_DATE_EPOCH": str(EPOCH)}, stdout=sys.stderr)
 
 
-_MAKERS: dict[str, Callable[[Path], str]] = {"busybox": busybox, "debian-python": python_base}
+_MAKERS: dict[str, Callable[[Path], str]] = {"busybox": busybox, "debian-python": python_base, "compare-tools": compare_tools}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import select
@@ -26,7 +27,7 @@ def main() -> None:
     fields = json.loads(sys.argv[1])
     place = Place(**{**fields, "sockets": tuple(fields["sockets"])})
     for name, attempt in ATTEMPTS.items():
-        outcome, text = in_child(lambda act=attempt.act: act(place))
+        outcome, text = in_child(functools.partial(attempt.act, place))
         print(json.dumps([name, outcome, text]), flush=True)
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Owner(Enum):
-    """Whom a success would reach. The word decides where a success is allowed (see `tests/escape/verdict.py`)."""
+    """Whom a success would reach. The word decides where a success is allowed (see `compare/escape_verdict.py`)."""
 
     SELF = "self"
     """The instance's own namespaces: refused by default, allowed with all capabilities."""
@@ -84,10 +85,10 @@ def call(number: int, *arguments: object) -> int:
     return result
 
 
-def got_past(number: int, *arguments: object, beyond: tuple[int, ...]) -> str:
+def got_past(*words: Any, beyond: tuple[int, ...]) -> str:
     """A call with arguments that can't do harm: an error out of `beyond` means that only they stopped it. Raises OSError for others."""
     try:
-        return f"returned {call(number, *arguments)}"
+        return f"returned {call(*words)}"
     except OSError as error:
         if error.errno in beyond:
             return f"permitted, only the arguments were bad ({errno.errorcode[error.errno or 0]})"

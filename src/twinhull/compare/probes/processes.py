@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Callable
 
 from .table import Denied, Owner, Place, attempt, call, canary_below, first, got_past, mount
 
@@ -17,7 +18,7 @@ _NEW_USER, _NEW_NS, _NEW_NET, _NEW_PID = 0x10000000, 0x00020000, 0x40000000, 0x2
 
 @attempt("processes", Owner.HOST, "signal, open and trace a process of the host by its number", "one of the calls is taken")
 def host_process(place: Place) -> str:
-    tries = {
+    tries: dict[str, Callable[[], object]] = {
         "kill": lambda: os.kill(place.pid, 0),
         "pidfd_open": lambda: call(434, place.pid, 0),
         "ptrace": lambda: call(101, 0x4206, place.pid, 0, 0),  # PTRACE_SEIZE
@@ -123,7 +124,7 @@ def foreign_ids(place: Place) -> str:
 
 @attempt("identity", Owner.KERNEL, "raise priority, real-time class, limits, out-of-memory score", "one of them is taken")
 def resources(place: Place) -> str:
-    tries = {
+    tries: dict[str, Callable[[], object]] = {
         "nice": lambda: os.nice(-5),
         "real time": lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)),
         "limits": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 1)),

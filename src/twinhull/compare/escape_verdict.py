@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.escape.probes.table import Attempt, Owner
+from twinhull.compare.probes.table import Attempt, Owner
 
 DEFAULT, USER, ALL = "default", "user", "all"
 """Levels: root with the default capabilities, uid 1000, root with every capability that --cap-add gives."""
