@@ -1,7 +1,7 @@
 """What an application is asked to be: a compose file after interpolation, merging, defaults and validation.
 
-Pure data, the boundary between the file (spec/compose) and everything that acts on it (plan, engine, gateway). Names of networks and volumes
-are the engine's own (`APP_default`), so that nothing below needs to know of compose's prefixes. Times are seconds, sizes bytes.
+Pure data, the boundary between the file (twinhull.compose) and everything that acts on it (plan, engine, gateway). Names of networks and
+volumes are the engine's own (`APP_default`), so that nothing below needs to know of compose's prefixes. Times are seconds, sizes bytes.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ class RouteSpec:
 
 @dataclass(frozen=True, slots=True)
 class ScaleTarget:
-    """One of `x-twinhull.scale.target`. kind: concurrency, rps, p95 (seconds), cpu (%), memory (%), queue, query. source: URL and name of a queue or query."""
+    """One of `x-twinhull.scale.target`. kind: concurrency, rps, p95 (seconds), cpu (%), memory (%), queue, query.
+
+    source: URL and name of a queue or query.
+    """
 
     kind: str
     value: float
@@ -190,7 +193,7 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """One service. `template` is what each of its instances is made from: its name is empty, its `ports` too (they belong to the service)."""
+    """One service. `template` is what each of its instances is made from: its name and `ports` are empty (they are the service's)."""
 
     name: str
     template: InstanceSpec
@@ -267,7 +270,10 @@ class AppSpec:
     folder: str = ""
     notes: tuple[Note, ...] = ()
     secret_values: dict[str, str] = field(default_factory=dict, repr=False)
-    """Secrets given by environment, for files whose source is "secret:NAME". The engine keeps them apart from the record, and never shows them."""
+    """Secrets given by environment, for files whose source is "secret:NAME".
+
+    The engine keeps them apart from the record, and never shows them.
+    """
 
 
 _template_adapter: TypeAdapter[InstanceSpec] = TypeAdapter(InstanceSpec)
