@@ -1,8 +1,8 @@
 """What a plan asks for: one closed union of frozen dataclasses without behaviour. The engine executes them with `match` and `assert_never`.
 
 All actions of one plan may run at once, with one exception: all Serve and Drain of a plan are **one** change of the balancers and the
-gateway, made before the others begin (so that a switch from blue to green has no moment without servers). Every action is idempotent in intent: the
-engine observes again after each, and asks for the next plan; what is still running is told by its key in `Observed.busy`.
+gateway, made before the others begin, so that a switch from blue to green has no moment without servers. The engine observes again
+whenever an action has ended, and asks for the next plan; what is still running is told by its key in `Observed.busy`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ class RemoveVolume(_OnVolume):
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make (not start) an instance of the revision `fingerprint`, which may be an earlier one: the engine keeps the specs of all that memory names."""
+    """Make (not start) an instance of the revision `fingerprint`.
+
+    That may be an earlier one: the engine keeps the specs of all revisions that the memory names.
+    """
 
     service: str
     slot: int
@@ -120,7 +123,10 @@ class RunHook(_OnInstance):
 
 @dataclass(frozen=True, slots=True)
 class Serve(_OnInstance):
-    """Let it take new connections with this weight (1–256), or change its weight. Sets serving, serving_since (unless serving), draining_since 0."""
+    """Let it take new connections with this weight (1–256), or change its weight.
+
+    Sets serving, serving_since (unless it served already), draining_since 0.
+    """
 
     weight: int = 100
 
@@ -173,7 +179,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a service stands. ready: instances that are ready and take connections. settled: nothing will change by itself (`up --wait` may end)."""
+    """How a service stands. ready: instances that are ready to take connections (of a job: that have succeeded).
+
+    settled: nothing will change by itself, `up --wait` may end; it failed unless the phase is up, completed, stopped or removed.
+    """
 
     service: str
     phase: Phase

@@ -33,7 +33,8 @@ UNDER_WAY = frozenset({RolloutStatus.RUNNING, RolloutStatus.PAUSED, RolloutStatu
 class Rollout:
     """The change of a service from one revision to another. previous "": there is nothing to return to.
 
-    step: of a canary the index in its steps; of blue/green 1 once traffic is switched. failed: ids (or slots' keys) of instances that failed.
+    step: of a canary the index in its steps; of blue/green 1 once traffic is switched.
+    failed: tokens of the instances that failed, each counted once.
     """
 
     to: str
@@ -55,7 +56,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """Failures in a row in one slot. last: the id of the instance that failed; until: when it may be replaced."""
+    """Failures in a row in one slot. last: id and start of the instance that failed; until: when it may be replaced."""
 
     slot: int
     count: int
@@ -66,7 +67,10 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of one service. stable: the last revision whose instances were all ready, "" none yet. completed: the revision as which a job has succeeded."""
+    """Of one service. stable: the last revision whose instances were all ready, "" none yet.
+
+    completed: of a job, the revision as which it has succeeded.
+    """
 
     stable: str = ""
     completed: str = ""

@@ -46,9 +46,11 @@ class Seen:
     exit_code: int = 0
     oom_killed: bool = False
     lost: bool = False
-    """It ended by the machine's doing, not its program's: QEMU or conmon died, the machine rebooted. It is healed whatever its restart policy."""
+    """It ended by the machine's doing, not its program's: QEMU or conmon died, the machine rebooted. Healed whatever its restart policy."""
+    stopped: bool = False
+    """Our own Stop ended it (a plan's, `stop` of the app); it may be started again when it is wanted again."""
     held: bool = False
-    """A person stopped this very instance (`twinhull stop NAME`) after the last up or start: it is left alone. Our own Stop never sets it."""
+    """A person stopped this very instance (`twinhull stop NAME`) after the last up or start: it is left alone."""
     reason: str = ""
     """Why it ended or failed to start, for people; "" when there is nothing to say beyond the exit code."""
     restarts: int = 0
