@@ -8,7 +8,7 @@
 #include "config.h"
 #include "fault.h"
 
-enum { STATS_COUNT = 11 };
+enum { STATS_NET_IN = 5, STATS_NET_OUT = 6, STATS_COUNT = 11 };
 
 /* `cgroup` is the folder's descriptor; -1: there is none, nothing happens. 0 (a limit of none) lifts a limit. */
 int cgroup_limit(int cgroup, const struct resources *resources, struct fault *fault);

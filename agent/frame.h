@@ -34,6 +34,8 @@ enum frame_type {
 	T_CLOCK,
 	T_SHUTDOWN,
 	T_TOP,
+	T_RESET,
+	T_RESUME,
 	T_WELCOME = 0x81,
 	T_OK,
 	T_ERROR,

@@ -22,7 +22,7 @@
 #define PORT_NAME "org.twinhull.agent.0"
 #define HOME_DIR "/home.agent" /* in the initrd, until it becomes the root */
 
-enum { MODULE_COMPRESSED = 4, PORT_TRIES = 3000, CLOCK_SLACK_NS = 5 * 1000 * 1000 };
+enum { MODULE_COMPRESSED = 4, PORT_TRIES = 3000, RELEASE_TRIES = 1000, CLOCK_SLACK_NS = 5 * 1000 * 1000 };
 
 static void mount_or_log(const char *type, const char *target, unsigned long flags, const char *data)
 {
@@ -196,6 +196,42 @@ void machine_unmount(void)
 		log_line("unmount the scratch disk: %m");
 	umount2(DIR_LOWER, MNT_DETACH);
 	sync();
+}
+
+/* Whether no file system is on it any more; what was cached of it goes with the last descriptor. */
+static bool is_free(const char *device)
+{
+	int file = open(device, O_RDONLY | O_EXCL | O_CLOEXEC);
+
+	if (file < 0)
+		return errno != EBUSY;
+	ioctl(file, BLKFLSBUF, 0);
+	close(file);
+	return true;
+}
+
+/* The counts of a cgroup can't be set back. */
+static int renew_cgroup(const struct machine *machine)
+{
+	for (int tries = 0; rmdir("/sys/fs/cgroup/workload") < 0 && errno == EBUSY && tries < RELEASE_TRIES; tries++)
+		nanosleep(&(struct timespec){0, 2 * 1000 * 1000}, NULL);
+	int made = make_cgroup();
+	int failed = made < 0 || dup3(made, machine->cgroup, O_CLOEXEC) < 0;
+	if (made >= 0)
+		close(made);
+	return failed ? -1 : 0;
+}
+
+/* The mounts of a namespace that is gone go a moment later. */
+int machine_release(const struct machine *machine, struct fault *fault)
+{
+	machine_unmount();
+	for (int tries = 0; !is_free("/dev/vda") || !is_free("/dev/vdb"); tries++) {
+		if (tries == RELEASE_TRIES)
+			return fault_internal(fault, "the workload's disks are still in use");
+		nanosleep(&(struct timespec){0, 2 * 1000 * 1000}, NULL);
+	}
+	return renew_cgroup(machine) < 0 ? fault_internal(fault, "make a new cgroup: %s", strerror(errno)) : 0;
 }
 
 void machine_off(bool restart)

@@ -29,6 +29,8 @@ int machine_port(void);
 int machine_mount_disks(struct fault *fault);
 /* Sync, unmount, switch off; returns only if the kernel refuses. */
 void machine_unmount(void);
+/* After the workload's end: nothing mounted, nothing cached of the disks, and a new cgroup under the old descriptor. */
+int machine_release(const struct machine *machine, struct fault *fault);
 void machine_off(bool restart);
 void machine_set_clock(unsigned long long realtime_ns);
 void machine_add_entropy(const unsigned char *bytes, int size);

@@ -47,6 +47,8 @@ int main(int argc, char **argv)
 		return tool_init(argv + 2);
 	if (strcmp(mode, "pause") == 0)
 		return tool_pause();
+	if (strcmp(mode, "exercise") == 0)
+		return tool_exercise(argc - 1, argv + 1);
 	if (strcmp(mode, "tar-out") == 0)
 		return tool_tar_out(argc - 1, argv + 1);
 	if (strcmp(mode, "tar-in") == 0)

@@ -290,6 +290,42 @@ static int find_all(struct netlink *link, const struct config *config, int *inde
 	return 0;
 }
 
+static int set_down(struct netlink *link, int index)
+{
+	struct request request;
+
+	begin(&request, RTM_NEWLINK, 0, &(struct ifinfomsg){.ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_change = IFF_UP}, sizeof(struct ifinfomsg));
+	return talk(link, &request);
+}
+
+/* Nothing happens without it. */
+static void remove_address(struct netlink *link, int index, const char *text)
+{
+	struct request request;
+	struct address address;
+
+	if (!*text || parse_address(text, &address) < 0)
+		return;
+	struct ifaddrmsg info = {.ifa_family = address.family, .ifa_prefixlen = (uint8_t)(address.size * 8), .ifa_index = (uint32_t)index};
+	begin(&request, RTM_DELADDR, 0, &info, sizeof(info));
+	attribute(&request, IFA_LOCAL, address.bytes, address.size);
+	talk(link, &request);
+}
+
+static int release_one(struct netlink *link, size_t i, const struct interface *interface)
+{
+	uint8_t placeholder[6];
+	int index = find_link(link, interface->mac);
+
+	errno = ENODEV;
+	if (!index || set_down(link, index) < 0)
+		return -1;
+	remove_address(link, index, interface->address);
+	remove_address(link, index, interface->address6);
+	placeholder_mac(i, placeholder);
+	return set_mac(link, index, placeholder);
+}
+
 static int open_netlink(struct netlink *link)
 {
 	*link = (struct netlink){socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), 0};
@@ -331,6 +367,20 @@ int net_configure(const struct config *config, struct fault *fault)
 	result = find_all(&link, config, indexes, fault);
 	for (size_t i = 0; result == 0 && i < config->interface_count; i++)
 		result = configure_one(&link, indexes[i], &config->interfaces[i], fault);
+	close(link.socket);
+	return result;
+}
+
+int net_release(const struct config *config, struct fault *fault)
+{
+	struct netlink link;
+	int result = 0;
+
+	if (open_netlink(&link) < 0)
+		return fault_internal(fault, "netlink: %s", strerror(errno));
+	for (size_t i = 0; result == 0 && i < config->interface_count; i++)
+		if (release_one(&link, i, &config->interfaces[i]) < 0)
+			result = fault_internal(fault, "give %s back: %s", config->interfaces[i].name, strerror(errno));
 	close(link.socket);
 	return result;
 }

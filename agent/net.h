@@ -11,4 +11,7 @@ void net_prepare(void);
 /* Every interface of the config found by its MAC, named, addressed, routed. */
 int net_configure(const struct config *config, struct fault *fault);
 
+/* Give the config's interfaces back: down, without addresses, with the template's MACs, so that `net_configure` finds them again. */
+int net_release(const struct config *config, struct fault *fault);
+
 #endif

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "anew.h"
 #include "cgroup.h"
 #include "net.h"
 #include "processes.h"
@@ -285,6 +286,8 @@ static void on_stats(struct guest *guest, const struct frame *frame)
 	uint8_t payload[STATS_COUNT * 8];
 
 	cgroup_stats(guest->machine->cgroup, stats);
+	stats[STATS_NET_IN] -= guest->received_before;
+	stats[STATS_NET_OUT] -= guest->sent_before;
 	for (int i = 0; i < STATS_COUNT; i++)
 		put64(payload + i * 8, stats[i]);
 	link_send(&guest->link, T_STATS_REPLY, 0, frame->stream, payload, sizeof(payload));
@@ -323,6 +326,26 @@ static void on_log_ack(struct guest *guest, const struct frame *frame)
 	ring_ack(&guest->ring, get64(frame->data));
 }
 
+static void on_reset(struct guest *guest, const struct frame *frame)
+{
+	struct fault fault;
+
+	if (anew_reset(guest, &fault) < 0)
+		reply_fault(guest, frame->stream, &fault);
+	else
+		reply_ok(guest, frame->stream);
+}
+
+static void on_resume(struct guest *guest, const struct frame *frame)
+{
+	struct fault fault;
+
+	if (anew_resume(guest, frame, &fault) < 0)
+		reply_fault(guest, frame->stream, &fault);
+	else
+		reply_ok(guest, frame->stream);
+}
+
 static bool any_child(void)
 {
 	while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -357,6 +380,7 @@ static const struct {
 	[T_STDIN] = {on_stdin, -1},	    [T_WINDOW] = {on_window, 4},  [T_SIGNAL] = {on_signal, 4},	   [T_RESIZE] = {on_resize, 4},
 	[T_CLOSE] = {on_close, 0},	    [T_LOGACK] = {on_log_ack, 8}, [T_STATS] = {on_stats, 0},	   [T_UPDATE] = {on_update, -1},
 	[T_CLOCK] = {on_clock, 8},	    [T_SHUTDOWN] = {on_shutdown, 1}, [T_TOP] = {on_top, 0},
+	[T_RESET] = {on_reset, 0},	    [T_RESUME] = {on_resume, -1},
 };
 
 static void handle(struct guest *guest, const struct frame *frame)
@@ -380,7 +404,7 @@ static void handle(struct guest *guest, const struct frame *frame)
 /* Requests of several frames: gather until the one without MORE. A too long one comes out malformed. */
 static void gather(struct guest *guest, const struct frame *frame)
 {
-	bool part = frame->flags & FRAME_MORE && (frame->type == T_CONFIG || frame->type == T_EXEC);
+	bool part = frame->flags & FRAME_MORE && (frame->type == T_CONFIG || frame->type == T_EXEC || frame->type == T_RESUME);
 	bool same = guest->assembly_type == frame->type && guest->assembly_stream == frame->stream;
 
 	if (!part && !same) {

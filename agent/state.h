@@ -19,13 +19,14 @@ struct guest {
 	struct link link;
 	struct ring ring;
 	struct config config;
+	struct config identity; /* what RESUME changed of it */
 	struct session *sessions; /* execs */
 	struct session workload;
 	size_t session_count;
 	int state, signals, workload_fd;
 	bool configuring, off, restart;
 	bool exit_sent, oom;
-	uint64_t oom_before;
+	uint64_t oom_before, received_before, sent_before;
 	struct buffer assembly;
 	uint8_t assembly_type;
 	uint32_t assembly_stream;

@@ -4,6 +4,7 @@
 
 int tool_init(char **argv);
 int tool_pause(void);
+int tool_exercise(int argc, char **argv);
 int tool_tar_out(int argc, char **argv);
 int tool_tar_in(int argc, char **argv);
 int tool_stat(int argc, char **argv);

@@ -13,6 +13,7 @@ from twinhull.errors import CannotRunError, ConflictError, TwinhullError, UserEr
 from twinhull.instance.base import HostMount, InjectedFile, Process
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.frames import GuestState
+from twinhull.instance.vm.guest import GuestIdentity
 from twinhull.spec.instance import Ulimit
 
 
@@ -447,3 +448,42 @@ async def test_attach_before_start_misses_nothing(lab: Lab) -> None:
     assert lab.text() == b"early late"
     late = await client.attach()
     assert await collect(late) == (0, b"", b"")
+
+
+async def test_a_guest_begins_anew_after_its_workload(lab: Lab) -> None:
+    client = await lab.connect()
+    await client.configure(config("sh", "-c", "echo first; exit 3"))
+    with pytest.raises(ConflictError, match="hasn't ended"):
+        await client.reset()
+    await client.start()
+    assert (await client.wait_exit()).code == 3
+    await client.reset()
+    assert client.state is GuestState.FRESH
+    lab.output.clear()
+    client.listen(lab._log)
+    await client.configure(config("sh", "-c", "echo second; read line; echo $line", stdin=True))
+    await client.start()
+    session = await client.attach()
+    await session.send(b"third\n")
+    assert (await client.wait_exit()).code == 0
+    assert lab.text() == b"second\nthird\n"
+    assert lab.output[0][0] == 0
+
+
+async def test_a_workload_becomes_somebody_else(lab: Lab) -> None:
+    files = (InjectedFile("/etc/hosts", b"old"), InjectedFile("/run/token", b"much longer than the new one", read_only=True))
+    client = await lab.connect()
+    await client.configure(
+        config("sh", "-c", "echo before; while read x; do echo $(hostname) $(cat /etc/hosts /run/token); done", stdin=True, files=files)
+    )
+    await client.start()
+    await until(lambda: lab.text() == b"before\n")
+    new = GuestIdentity("other", (InjectedFile("/etc/hosts", b"new"), InjectedFile("/run/token", b"short")), ())
+    lab.output.clear()
+    await client.resume(new)
+    session = await client.attach()
+    await session.send(b"go\n")
+    await session.close_stdin()
+    assert (await client.wait_exit()).code == 0
+    assert lab.text() == b"other newshort\n"
+    assert lab.output[0][0] == 0

@@ -21,7 +21,7 @@ from twinhull.errors import CannotRunError, ConflictError, PermanentError, Tempo
 from twinhull.instance.base import Process, Session
 from twinhull.instance.vm import frames
 from twinhull.instance.vm.frames import ErrorKind, GuestState, GuestStats, Kind, Message, PowerOff, ProtocolError
-from twinhull.instance.vm.guest import GuestConfig, encode_config, encode_process, encode_resources
+from twinhull.instance.vm.guest import GuestConfig, GuestIdentity, encode_config, encode_identity, encode_process, encode_resources
 from twinhull.instance.vm.streams import AgentLostError, Attached, Exec, GuestExit, Input
 from twinhull.spec.instance import Resources
 
@@ -55,6 +55,7 @@ class AgentClient:
         self._state = GuestState.FRESH
         self._next_stream = 1
         self._requests: dict[int, asyncio.Future[Message]] = {}
+        self._renewing: dict[int, GuestState] = {}
         self._execs: dict[int, Exec] = {}
         self._attached: set[Attached] = set()
         self._stdin = Input(self, 0)
@@ -94,6 +95,26 @@ class AgentClient:
         """START: the workload's first instruction. Raises as `configure`."""
         await self._request(frames.Started, Kind.START)
         self._state = max(self._state, GuestState.RUNNING)
+
+    async def reset(self) -> None:
+        """RESET: back to fresh after the workload's end, as if it had never been. Afterwards `configure`."""
+        await self._renew(GuestState.FRESH, Kind.RESET, b"")
+
+    async def resume(self, identity: GuestIdentity) -> None:
+        """RESUME: another identity for a workload that was saved while it ran. Its output counts from zero again."""
+        await self._renew(GuestState.RUNNING, Kind.RESUME, encode_identity(identity))
+
+    async def _renew(self, state: GuestState, kind: Kind, payload: bytes) -> None:
+        stream = self._take_stream()
+        self._renewing[stream] = state
+        try:
+            await self._ask(frames.Ok, stream, kind, payload)
+        finally:
+            self._renewing.pop(stream, None)
+
+    def listen(self, on_output: OnOutput) -> None:
+        """Who takes the workload's output from now on."""
+        self._on_output = on_output
 
     async def exec(self, process: Process, *, tool: bool = False, host_side: bool = False) -> Session:
         """Another program; `tool`: root with all capabilities; `host_side`: the agent's own tools, outside the root."""
@@ -341,6 +362,8 @@ class AgentClient:
         del self._execs[message.stream]
 
     def _handle_answer(self, message: frames.Ok | frames.Error | frames.Started | frames.StatsReply | frames.TopReply) -> None:
+        if message.stream in self._renewing and isinstance(message, frames.Ok):
+            self._begin_anew(self._renewing[message.stream])
         future = self._requests.get(message.stream)
         if isinstance(message, frames.Error):
             self._execs.pop(message.stream, None)
@@ -348,6 +371,15 @@ class AgentClient:
             future.set_result(message)
         else:
             self._check_stream(message.stream)
+
+    def _begin_anew(self, state: GuestState) -> None:
+        """At once, for the next message in the same piece of the stream may be output of the new time."""
+        self._state = state
+        self._offset = self._acknowledged = 0
+        if state is GuestState.FRESH:
+            self._exit = None
+            self._exited = asyncio.Event()
+            self._stdin = Input(self, 0)
 
     def _check_stream(self, stream: int) -> None:
         """A late word about something we gave up is fine; about something we never asked for it isn't."""

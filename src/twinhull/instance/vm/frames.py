@@ -61,6 +61,8 @@ class Kind(IntEnum):
     CLOCK = 0x0D
     SHUTDOWN = 0x0E
     TOP = 0x0F
+    RESET = 0x10
+    RESUME = 0x11
     WELCOME = 0x81
     OK = 0x82
     ERROR = 0x83

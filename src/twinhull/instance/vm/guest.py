@@ -101,6 +101,26 @@ def encode_config(config: GuestConfig) -> bytes:
     return b"".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class GuestIdentity:
+    """All of RESUME: what a workload that was saved gets for its own. `files`: new contents of files it has already."""
+
+    hostname: str
+    files: tuple[InjectedFile, ...]
+    interfaces: tuple[Interface, ...]
+
+
+def encode_identity(identity: GuestIdentity) -> bytes:
+    """The records of RESUME."""
+    parts = [
+        record(1, b"resume"),
+        record(16, _text(identity.hostname)),
+        *(record(23, _file(file)) for file in identity.files),
+        *(record(27, _interface(interface)) for interface in identity.interfaces),
+    ]
+    return b"".join(parts)
+
+
 def encode_process(process: Process, *, init: bool = False, tool: bool = False, host_side: bool = False) -> bytes:
     """The process records of CONFIG and EXEC. Raises UserError for what no kernel would take."""
     if not process.argv or not process.argv[0]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -28,7 +29,6 @@ _PER_PAGE = 32
 """One part in so many for page structures (1/64), page tables and slab."""
 _ALIGN = 2 * MIB
 
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MACHINE = "microvm,acpi=on,x-option-roms=off,isa-serial=on,pit=off,pic=off,rtc=on"
 _TB_MIB = 128
 """TCG's code cache in MiB; its default grows with the host's memory."""
@@ -125,7 +125,6 @@ def argv(vm: Vm) -> tuple[str, ...]:
         *("-m", f"{vm.memory // MIB}M"),
         *("-nodefaults", "-no-user-config", "-no-reboot"),
         *("-display", "none"),
-        *("-sandbox", _SANDBOX),
         *("-global", "virtio-mmio.force-legacy=false"),
         *_origin(vm),
         *_channels(vm.channels),
@@ -169,6 +168,21 @@ def throttle(resources: Resources) -> dict[str, int]:
     }
 
 
+def disk_nodes(name: str, fdset: int, *, read_only: bool) -> tuple[dict[str, object], ...]:
+    """The file of a set of descriptors, and above it NAME-raw, as QEMU's BlockdevOptions."""
+    raw: dict[str, object] = {"driver": "raw", "node-name": f"{name}-raw", "file": f"{name}-file"}
+    file = _file(f"{name}-file", fdset, read_only=read_only)
+    if read_only:
+        return file, raw | {"read-only": True}
+    return file | {"discard": "unmap"}, raw | {"discard": "unmap"}
+
+
+def throttle_node(name: str, below: str, *, read_only: bool) -> dict[str, object]:
+    """The top of a disk's chain, with the limits that all disks share."""
+    node: dict[str, object] = {"driver": "throttle", "node-name": name, "throttle-group": "limits", "file": below, "read-only": read_only}
+    return node if read_only else node | {"discard": "unmap"}
+
+
 def _machine(vm: Vm) -> tuple[str, ...]:
     """The RAM of a saved guest is a file; the name given to it is in the saved state."""
     if vm.saved is None:
@@ -207,23 +221,15 @@ def _disks(vm: Vm) -> tuple[str, ...]:
     """
     if vm.root < 0:
         return ()
-    root = (
-        *("-add-fd", f"fd={vm.root},set=1"),
-        *("-blockdev", _json(_file("root-file", 1, read_only=True))),
-        *("-blockdev", _json({"driver": "raw", "node-name": "root-raw", "file": "root-file", "read-only": True})),
-    )
-    scratch = (
-        *("-add-fd", f"fd={vm.scratch},set=2"),
-        *("-blockdev", _json(_file("scratch-file", 2, read_only=False) | {"discard": "unmap"})),
-        *("-blockdev", _json({"driver": "raw", "node-name": "scratch-raw", "file": "scratch-file", "discard": "unmap"})),
-    )
+    root = ("-add-fd", f"fd={vm.root},set=1", *_blockdevs(disk_nodes("root", 1, read_only=True)))
+    scratch = ("-add-fd", f"fd={vm.scratch},set=2", *_blockdevs(disk_nodes("scratch", 2, read_only=False)))
     return (
         *("-object", _json({"qom-type": "throttle-group", "id": "limits", "limits": throttle(vm.resources)})),
         *root,
-        *_throttled("root", read_only=True),
+        *_blockdevs((throttle_node("root", "root-raw", read_only=True),)),
         *("-device", "virtio-blk-device,id=root,drive=root,serial=root,write-cache=off"),
         *scratch,
-        *_throttled("scratch", read_only=False),
+        *_blockdevs((throttle_node("scratch", "scratch-raw", read_only=False),)),
         *("-device", "virtio-blk-device,id=scratch,drive=scratch,serial=scratch,discard=on,werror=report,rerror=report"),
     )
 
@@ -234,9 +240,8 @@ def _file(node: str, fdset: int, *, read_only: bool) -> dict[str, object]:
     return base | {"read-only": read_only, "cache": {"direct": False, "no-flush": False}}
 
 
-def _throttled(name: str, *, read_only: bool) -> tuple[str, ...]:
-    node = {"driver": "throttle", "node-name": name, "throttle-group": "limits", "file": f"{name}-raw", "read-only": read_only}
-    return ("-blockdev", _json(node if read_only else node | {"discard": "unmap"}))
+def _blockdevs(nodes: Iterable[dict[str, object]]) -> tuple[str, ...]:
+    return tuple(word for node in nodes for word in ("-blockdev", _json(node)))
 
 
 def _serial_and_entropy() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import json
 import os
 import socket
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,19 @@ class Monitor:
 
         `descriptor` travels along (`getfd`, `add-fd`); the caller keeps its own.
         """
+        return await self._execute(command, {key.replace("_", "-"): value for key, value in arguments.items()}, descriptor)
+
+    async def execute_with(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        """The same with the arguments' names as QEMU has them."""
+        return await self._execute(command, arguments, -1)
+
+    async def _execute(self, command: str, arguments: Mapping[str, Any], descriptor: int) -> Any:
         if self.closed.is_set():
             raise MonitorLostError(f"QEMU {command}: not connected")
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        message = {"execute": command, "id": number, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
+        message = {"execute": command, "id": number, "arguments": arguments}
         try:
             await self._send(message, descriptor)
             answer = await future
