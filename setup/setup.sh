@@ -52,15 +52,24 @@ missing_packages() {
 }
 packages_ready() { [ -z "$(missing_packages)" ] && [ -e $TRIED ]; }
 apt() { apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@"; }
+# A service that comes with a package (haproxy.service) stays out: the daemon runs processes of its own. A policy forbids its start for
+# that moment (policy-rc.d, see invoke-rc.d(8)); one that wasn't there before isn't started at the next boot either.
 install_packages() {
-    local missing
+    local missing first policy=/usr/sbin/policy-rc.d
     missing=$(missing_packages)
+    first=$missing
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
     # shellcheck disable=SC2086
     [ -z "$missing" ] || apt install --no-install-recommends $missing ||
         { apt update && apt install --no-install-recommends $missing; }
     for missing in $(sed -n 's/?$//p' setup/packages.txt); do
         apt install --no-install-recommends "$missing" || echo "$missing isn't to be had here; it is optional"
     done
+    if grep -qx haproxy <<<"$first" && command -v systemctl >/dev/null; then systemctl disable haproxy.service; fi
     touch $TRIED
 }
 

@@ -5,7 +5,7 @@ set -euo pipefail
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 exec </dev/null
 
-readonly POLICY=/usr/sbin/policy-rc.d PACKAGES="docker-registry apache2-utils openssl iputils-ping procps util-linux chromium"
+readonly POLICY=/usr/sbin/policy-rc.d PACKAGES="docker-registry apache2-utils openssl curl pebble iputils-ping procps util-linux chromium"
 
 # shellcheck disable=SC2086
 if [ "$(dpkg-query -W -f '${db:Status-Status}\n' $PACKAGES 2>/dev/null | grep -c '^installed$')" -eq "$(wc -w <<<"$PACKAGES")" ]; then
