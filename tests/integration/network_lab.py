@@ -13,14 +13,14 @@ import random
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from twinhull import home
 from twinhull.network import links, netns
 from twinhull.network.dns import strays
-from twinhull.network.host import interface
+from twinhull.network.host import NetworkHost, interface
 from twinhull.network.ports import Port
 from twinhull.spec.network import NetworkRecord
 from twinhull.sys.libnftables import Nft
@@ -80,11 +80,19 @@ def port(network: NetworkRecord, host: int, number: int, **changes: Any) -> Port
 
 
 class Server:
-    """Answers every TCP connection with the peer's address, and every UDP packet with the sender's."""
+    """Answers every TCP connection with the peer's address, and every UDP packet with the sender's; after its own name, if it has one."""
 
     def __init__(
-        self, space: netns.Netns | None, number: int, kind: int = socket.SOCK_STREAM, *, family: int = socket.AF_INET, host: str = ""
+        self,
+        space: netns.Netns | None,
+        number: int,
+        kind: int = socket.SOCK_STREAM,
+        *,
+        family: int = socket.AF_INET,
+        host: str = "",
+        name: str = "",
     ) -> None:
+        self._name = f"{name} " if name else ""
         self.socket = inside(space, socket.socket, family, kind)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind((host, number))
@@ -100,17 +108,53 @@ class Server:
                 if self._kind == socket.SOCK_STREAM:
                     peer, address = self.socket.accept()
                     with peer:
-                        peer.sendall(address[0].encode())
+                        peer.sendall((self._name + address[0]).encode())
                 else:
                     _data, address = self.socket.recvfrom(2048)
                     if address is None:  # shut down
                         return
-                    self.socket.sendto(address[0].encode(), address)
+                    self.socket.sendto((self._name + address[0]).encode(), address)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
+
+
+class Stage:
+    """A NetworkHost and the namespaces attached to it."""
+
+    def __init__(self, host: NetworkHost) -> None:
+        self.host = host
+        self.spaces: list[netns.Netns] = []
+        self.servers: list[Server] = []
+
+    async def instance(self, *ports: Port, dns: tuple[str, ...] = ()) -> netns.Netns:
+        self.spaces.append(await self.host.attach_netns(ports, dns=dns))
+        return self.spaces[-1]
+
+    def serve(self, space: netns.Netns | None, number: int, kind: int = socket.SOCK_STREAM, **options: object) -> Server:
+        self.servers.append(Server(space, number, kind, **options))
+        return self.servers[-1]
+
+
+@contextlib.asynccontextmanager
+async def staged(where: home.Home, networks: Sequence[NetworkRecord]) -> AsyncIterator[Stage]:
+    """A NetworkHost with these networks, which leaves nothing behind."""
+    where.run.mkdir()
+    host = NetworkHost(where)
+    await host.open()
+    await host.sync(networks, ())
+    made = Stage(host)
+    try:
+        yield made
+    finally:
+        for server in made.servers:
+            server.close()
+        for held in made.spaces:
+            held.close()
+        await host.close(remove=True)
+    assert leftovers(where) == []
 
 
 def ask_tcp(address: str, number: int, timeout: float = TIMEOUT) -> str:

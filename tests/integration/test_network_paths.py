@@ -15,8 +15,6 @@ from tests.integration import network_lab as lab
 from twinhull import home
 from twinhull.errors import ConflictError, UserError
 from twinhull.network import links, netns
-from twinhull.network.host import NetworkHost
-from twinhull.network.ports import Port
 from twinhull.spec.instance import PortMapping
 from twinhull.sys.libnftables import Nft
 from twinhull.sys.netlink import Netlink
@@ -32,43 +30,13 @@ def space() -> Iterator[None]:
         yield
 
 
-class Stage:
-    """A NetworkHost and the namespaces attached to it."""
-
-    def __init__(self, host: NetworkHost) -> None:
-        self.host = host
-        self.spaces: list[netns.Netns] = []
-        self.servers: list[lab.Server] = []
-
-    async def instance(self, *ports: Port, dns: tuple[str, ...] = ()) -> netns.Netns:
-        self.spaces.append(await self.host.attach_netns(ports, dns=dns))
-        return self.spaces[-1]
-
-    def serve(self, space: netns.Netns | None, number: int, kind: int = socket.SOCK_STREAM, **options: object) -> lab.Server:
-        self.servers.append(lab.Server(space, number, kind, **options))
-        return self.servers[-1]
-
-
 @pytest.fixture
-async def stage(space: None, tmp_path: Path) -> AsyncIterator[Stage]:
-    where = home.at(tmp_path)
-    where.run.mkdir()
-    host = NetworkHost(where)
-    await host.open()
-    await host.sync((FRONT, BACK, CLOSED), ())
-    made = Stage(host)
-    try:
+async def stage(space: None, tmp_path: Path) -> AsyncIterator[lab.Stage]:
+    async with lab.staged(home.at(tmp_path), (FRONT, BACK, CLOSED)) as made:
         yield made
-    finally:
-        for server in made.servers:
-            server.close()
-        for held in made.spaces:
-            held.close()
-        await host.close(remove=True)
-    assert lab.leftovers(where) == []
 
 
-async def test_same_network_keeps_client_addresses(stage: Stage) -> None:
+async def test_same_network_keeps_client_addresses(stage: lab.Stage) -> None:
     client, server = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
@@ -78,7 +46,7 @@ async def test_same_network_keeps_client_addresses(stage: Stage) -> None:
     assert lab.inside(client, lab.ask_tcp, "127.0.0.1", 80) == "refused"
 
 
-async def test_other_network_is_denied(stage: Stage) -> None:
+async def test_other_network_is_denied(stage: lab.Stage) -> None:
     client, server = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(BACK, 2, 1))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
@@ -88,7 +56,7 @@ async def test_other_network_is_denied(stage: Stage) -> None:
     assert not lab.inside(client, lab.ping, "10.186.1.1", lab.REFUSED)
 
 
-async def test_two_networks_reach_both_sides(stage: Stage) -> None:
+async def test_two_networks_reach_both_sides(stage: lab.Stage) -> None:
     front, back = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(BACK, 2, 1))
     both = await stage.instance(lab.port(FRONT, 9, 2), lab.port(BACK, 9, 3, ifname="eth1", default=False))
     stage.serve(front, 80)
@@ -97,7 +65,7 @@ async def test_two_networks_reach_both_sides(stage: Stage) -> None:
     assert lab.inside(both, lab.ask_tcp, "10.186.1.2", 80) == "10.186.1.9"
 
 
-async def test_published_port_from_outside_keeps_the_client(stage: Stage) -> None:
+async def test_published_port_from_outside_keeps_the_client(stage: lab.Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
@@ -111,7 +79,7 @@ async def test_published_port_from_outside_keeps_the_client(stage: Stage) -> Non
         assert lab.inside(other, lab.ask_udp, "192.0.2.1", 9090, lab.REFUSED) == "refused"
 
 
-async def test_published_port_from_this_machine(stage: Stage) -> None:
+async def test_published_port_from_this_machine(stage: lab.Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
     stage.serve(server, 90, socket.SOCK_DGRAM)
@@ -122,7 +90,7 @@ async def test_published_port_from_this_machine(stage: Stage) -> None:
         assert lab.ask_tcp("192.0.2.1", 8080) == "192.0.2.1"
 
 
-async def test_published_port_from_instances(stage: Stage) -> None:
+async def test_published_port_from_instances(stage: lab.Stage) -> None:
     server, same = await stage.instance(lab.port(FRONT, 3, 0)), await stage.instance(lab.port(FRONT, 2, 1))
     other, internal = await stage.instance(lab.port(BACK, 2, 2)), await stage.instance(lab.port(CLOSED, 2, 3))
     stage.serve(server, 80)
@@ -136,7 +104,7 @@ async def test_published_port_from_instances(stage: Stage) -> None:
         assert lab.inside(other, lab.ask_tcp, "10.186.0.3", 80) == "refused", "published, but only as published"
 
 
-async def test_published_on_one_address_only(stage: Stage) -> None:
+async def test_published_on_one_address_only(stage: lab.Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
     with lab.outside() as other:
@@ -147,7 +115,7 @@ async def test_published_on_one_address_only(stage: Stage) -> None:
         assert lab.ask_tcp("127.0.0.1", 8081) == "refused"
 
 
-async def test_loopback_of_the_machine_is_out_of_reach(stage: Stage) -> None:
+async def test_loopback_of_the_machine_is_out_of_reach(stage: lab.Stage) -> None:
     """The bridges route 127.0.0.0/8 for published ports; nobody else may profit from that."""
     client = await stage.instance(lab.port(FRONT, 2, 0))
     stage.serve(None, 7000, host="127.0.0.1")
@@ -175,7 +143,7 @@ def _ask_from(source: str, address: str, number: int) -> str:
             return str(error)
 
 
-async def test_services_of_the_machine_are_out_of_reach(stage: Stage) -> None:
+async def test_services_of_the_machine_are_out_of_reach(stage: lab.Stage) -> None:
     client = await stage.instance(lab.port(FRONT, 2, 0))
     stage.serve(None, 7000)
     stage.serve(None, 7001, socket.SOCK_DGRAM)
@@ -187,7 +155,7 @@ async def test_services_of_the_machine_are_out_of_reach(stage: Stage) -> None:
         assert not lab.inside(client, lab.ping, "192.0.2.1", lab.REFUSED)
 
 
-async def test_host_access_opens_them(stage: Stage) -> None:
+async def test_host_access_opens_them(stage: lab.Stage) -> None:
     opened = lab.record(5, host_access=True)
     await stage.host.ensure(opened)
     client = await stage.instance(lab.port(opened, 2, 0))
@@ -195,7 +163,7 @@ async def test_host_access_opens_them(stage: Stage) -> None:
     assert lab.inside(client, lab.ask_tcp, "10.186.5.1", 7000) == "10.186.5.2"
 
 
-async def test_metadata_is_blocked(stage: Stage) -> None:
+async def test_metadata_is_blocked(stage: lab.Stage) -> None:
     client = await stage.instance(lab.port(FRONT, 2, 0))
     stage.serve(None, 80)
     with lab.outside(), Netlink() as link:
@@ -207,7 +175,7 @@ async def test_metadata_is_blocked(stage: Stage) -> None:
         assert lab.inside(client, lab.ask_tcp, "169.254.7.2", 80, lab.REFUSED) in ("unreachable", "refused")
 
 
-async def test_ipv6_has_no_path(stage: Stage) -> None:
+async def test_ipv6_has_no_path(stage: lab.Stage) -> None:
     """Neither to the machine nor between instances, even for one that configures itself."""
     first, second = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     for held in (first, second):
@@ -235,7 +203,7 @@ def _read(path: str) -> str:
     return Path(path).read_text()
 
 
-async def test_egress_is_translated_and_internal_has_none(stage: Stage) -> None:
+async def test_egress_is_translated_and_internal_has_none(stage: lab.Stage) -> None:
     client, internal = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(CLOSED, 2, 1))
     peer = await stage.instance(lab.port(CLOSED, 3, 2))
     with lab.outside() as other:
@@ -249,7 +217,7 @@ async def test_egress_is_translated_and_internal_has_none(stage: Stage) -> None:
         assert lab.inside(internal, lab.ask_tcp, "10.186.2.3", 80) == "10.186.2.2"
 
 
-async def test_outside_reaches_nothing_unpublished(stage: Stage) -> None:
+async def test_outside_reaches_nothing_unpublished(stage: lab.Stage) -> None:
     server = await stage.instance(lab.port(FRONT, 3, 0))
     stage.serve(server, 80)
     await stage.host.set_names("a1", [("net0", "web", "10.186.0.3")])
@@ -260,7 +228,7 @@ async def test_outside_reaches_nothing_unpublished(stage: Stage) -> None:
         assert lab.inside(other, lab.resolve, "10.186.0.1", "web", timeout=lab.REFUSED) == (-1, [])
 
 
-async def test_nobody_can_pretend_to_be_another(stage: Stage) -> None:
+async def test_nobody_can_pretend_to_be_another(stage: lab.Stage) -> None:
     """Root inside (a VM is always root) takes a neighbour's address, its MAC, or both."""
     thief, victim = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     server = await stage.instance(lab.port(FRONT, 4, 2))
@@ -284,7 +252,7 @@ def _ask_udp_from(source: str, address: str, number: int) -> str:
         return "silence"
 
 
-async def test_conflicts_name_the_holder(stage: Stage) -> None:
+async def test_conflicts_name_the_holder(stage: lab.Stage) -> None:
     await stage.host.publish("a1", "10.186.0.2", (PortMapping(80, 8080),), name="web")
     with pytest.raises(ConflictError, match="port 8080/tcp is already taken by web"):
         await stage.host.publish("b2", "10.186.0.3", (PortMapping(80, 8081), PortMapping(80, 8080)))
@@ -302,7 +270,7 @@ async def test_conflicts_name_the_holder(stage: Stage) -> None:
     await stage.host.publish("b2", "10.186.0.3", (*chosen, PortMapping(80, 8080)))
 
 
-async def test_udp_flow_follows_the_port(stage: Stage) -> None:
+async def test_udp_flow_follows_the_port(stage: lab.Stage) -> None:
     """A peer that keeps its source port reaches the new instance, not the old one's grave."""
     first, second = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     for held in (first, second):
@@ -322,7 +290,7 @@ async def test_udp_flow_follows_the_port(stage: Stage) -> None:
         assert peer.recv(100) == b"192.0.2.2"
 
 
-async def test_100_mb_through_translation_are_unbroken(stage: Stage) -> None:
+async def test_100_mb_through_translation_are_unbroken(stage: lab.Stage) -> None:
     """Segmentation and checksum offload through veth, forward chain and DNAT."""
     client, server = await stage.instance(lab.port(BACK, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     block = os.urandom(1 << 20)
@@ -353,7 +321,7 @@ def _pump(sender: socket.socket, receiver: socket.socket, block: bytes) -> str:
     return digest.hexdigest()
 
 
-async def test_mtu_is_the_networks(stage: Stage) -> None:
+async def test_mtu_is_the_networks(stage: lab.Stage) -> None:
     small = lab.record(6, mtu=1400)
     await stage.host.ensure(small)
     held = await stage.instance(lab.port(small, 2, 0))
@@ -364,7 +332,7 @@ async def test_mtu_is_the_networks(stage: Stage) -> None:
         assert {entry.mtu for entry in links.all_links(inner) if entry.name == "eth0"} == {1400}
 
 
-async def test_taps_are_routed_and_go_with_their_descriptor(stage: Stage) -> None:
+async def test_taps_are_routed_and_go_with_their_descriptor(stage: lab.Stage) -> None:
     ports = (lab.port(FRONT, 2, 7), lab.port(BACK, 2, 8, ifname="eth1", default=False))
     descriptors = await stage.host.attach_taps(ports)
     name = stage.host.bridge(FRONT).replace("b0", "t7")
@@ -381,7 +349,7 @@ async def test_taps_are_routed_and_go_with_their_descriptor(stage: Stage) -> Non
     await stage.host.detach(ports)
 
 
-async def test_flushed_ruleset_is_written_again(stage: Stage) -> None:
+async def test_flushed_ruleset_is_written_again(stage: lab.Stage) -> None:
     first, second = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
     stage.serve(second, 80)
     nft = Nft()
@@ -394,7 +362,7 @@ async def test_flushed_ruleset_is_written_again(stage: Stage) -> None:
     assert lab.inside(first, lab.ask_tcp, "10.186.0.1", 7000) == "refused"
 
 
-async def test_other_firewalls_are_left_alone_and_found(stage: Stage) -> None:
+async def test_other_firewalls_are_left_alone_and_found(stage: lab.Stage) -> None:
     nft = Nft()
     text = "add table ip filter\nadd chain ip filter FORWARD { type filter hook forward priority 0 ; policy drop ; }\n"
     nft.run(text)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from twinhull.network import rules, table
+from twinhull.network import listing, rules, table
 from twinhull.network.rules import Element
 from twinhull.spec.network import NetworkRecord
 from twinhull.sys.libnftables import NftError
@@ -95,7 +95,7 @@ def test_foreign_policies_names_only_others_that_drop() -> None:
         chain(family="inet", table="ufw", name="in", hook="input"),
         {"metainfo": {}},
     ]
-    assert rules.foreign_policies(objects, "t") == (
+    assert listing.foreign_policies(objects, "t") == (
         "ip filter FORWARD (hook forward, policy drop)",
         "inet ufw in (hook input, policy drop)",
     )
@@ -113,6 +113,9 @@ class FakeNft:
             raise NftError("no")
         self.done.append(text)
         return ""
+
+    def query(self, _command: str) -> list[dict[str, Any]]:
+        return []
 
     def close(self) -> None:
         pass

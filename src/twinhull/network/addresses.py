@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 
 from twinhull.errors import ConflictError, UserError
+from twinhull.spec.network import NetworkRecord
 
 POOLS = ("10.186.0.0/16", "10.188.0.0/16", "10.214.0.0/16")
 """Where subnets are taken from, in this order: none is podman's own (10.88.0.0/16) or among Docker's (172.17–31, 192.168.0.0/16)."""
@@ -60,6 +61,22 @@ def choose_address(subnet: str, gateway: str, used: Collection[str]) -> str:
     free = next((number for number in range(first, last) if number not in taken), None)
     if free is None:
         raise ConflictError(f"no free address is left in {subnet}")
+    return str(ipaddress.IPv4Address(free))
+
+
+def free_address(network: NetworkRecord, used: Collection[str]) -> str:
+    """The lowest free one, for an instance. Raises ConflictError when there is none."""
+    return choose_address(network.subnet, network.gateway, used)
+
+
+def free_virtual_address(network: NetworkRecord, used: Collection[str]) -> str:
+    """The highest free one, for a service: out of the way of addresses that people ask for. Raises ConflictError."""
+    subnet = ipaddress.IPv4Network(network.subnet)
+    taken = {int(ipaddress.IPv4Address(address)) for address in (*used, network.gateway)}
+    last, first = int(subnet.broadcast_address) - 1, int(subnet.network_address) + 1
+    free = next((number for number in range(last, first - 1, -1) if number not in taken), None)
+    if free is None:
+        raise ConflictError(f"no free address is left in {network.subnet}")
     return str(ipaddress.IPv4Address(free))
 
 

@@ -5,9 +5,8 @@ Most instances are on one network and share that network's view. dnsmasq can't a
 (about 2 MB), and nftables sends an instance's queries to its view's port (rules.py). So a name of network A can't be asked for
 from network B, and nobody outside can ask at all.
 
-Names are files, one per network and instance, renamed into place: live with the next query (inotify), no signal. The processes
-outlive the daemon like the workloads do; a new daemon adopts those whose configuration is still right. They run as `dnsmasq`
-(or `nobody`) without capabilities, and serve no DHCP.
+The names themselves are files (names.py). The processes outlive the daemon like the workloads do; a new daemon adopts those
+whose configuration is still right. They run as `dnsmasq` (or `nobody`) without capabilities, and serve no DHCP.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ import pwd
 import re
 import signal
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhull.errors import PermanentError, TwinhullError, UserError
 from twinhull.home import Home
 from twinhull.network import addresses
-from twinhull.network.files import check_name
+from twinhull.network.names import Names
+from twinhull.network.ports import Port
 from twinhull.spec.network import NetworkRecord
 from twinhull.sys import fs, proc, trees
 
@@ -38,8 +38,6 @@ _LAST_PORT = 10452
 _GRACE = 2.0
 _HOST_RESOLV = "/etc/resolv.conf"
 _RESTART_PAUSE = 1.0
-_ELSEWHERE = "/run/twinhull-names-"
-_OWNER = ".home"
 _SERVER = re.compile(r"[0-9A-Fa-f:.]+(#[0-9]{1,5})?")
 
 
@@ -66,6 +64,15 @@ class View:
     def upstream(self) -> bool:
         """Whether other names are asked for outside."""
         return any(not record.internal for record in self.records)
+
+    @classmethod
+    def of(cls, ports: Sequence[Port], servers: tuple[str, ...]) -> View | None:
+        """What an instance with these ports may know; None without ports. Labels and the like don't matter for it."""
+        if not ports:
+            return None
+        first = next((port for port in ports if port.interface.default), ports[0])
+        others = {port.record.id: port.record for port in ports if port.record.id != first.record.id}
+        return cls((first.record, *(others[key] for key in sorted(others))), servers)
 
 
 def configuration(view: View, port: int, folders: Sequence[Path], pid_file: Path, user: str) -> str:
@@ -99,11 +106,6 @@ def _checked_server(text: str) -> str:
     return text
 
 
-def hosts_line(address: str, names: Sequence[str]) -> str:
-    """One line of a hosts file; the first name is the one that a reverse lookup gives."""
-    return f"{address} {' '.join(check_name(name) for name in dict.fromkeys(names))}\n"
-
-
 @dataclass(frozen=True, slots=True)
 class _Running:
     pid: int
@@ -114,10 +116,11 @@ class _Running:
 class Resolvers:
     """All dnsmasq processes and names of one daemon."""
 
+    names: Names
+
     def __init__(self, home: Home) -> None:
         self._home = home
         self._folder = home.run / "dns"
-        self._names = home.run / "names"
         self._views: dict[str, View] = {}
         self._running: dict[str, _Running] = {}
         self._lock = asyncio.Lock()
@@ -126,11 +129,8 @@ class Resolvers:
     async def open(self) -> None:
         """Make the folders."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._names = _served_folder(self._home)
-        self._names.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._names.chmod(0o755)
-        _sign(self._names, self._home)
-        _remove_orphans()
+        self.names = Names(self._home)
+        self.names.open()
 
     def port(self, view: View) -> int | None:
         """Where the view is served on its gateway's address, if it runs."""
@@ -174,49 +174,11 @@ class Resolvers:
         if remove:
             await self.keep(())
             trees.remove(self._folder)
-            trees.remove(self._names)
+            self.names.remove()
 
     def using(self, record: NetworkRecord) -> list[str]:
         """Names of the views that include this network."""
         return [name for name, view in self._views.items() if any(other.id == record.id for other in view.records)]
-
-    # names
-
-    def add_network(self, record: NetworkRecord) -> None:
-        """Make the folder for the network's names."""
-        folder = self._network_folder(record.number)
-        folder.mkdir(exist_ok=True, mode=0o755)
-        folder.chmod(0o755)
-
-    def remove_network(self, record: NetworkRecord) -> None:
-        """Forget all its names."""
-        trees.remove(self._network_folder(record.number))
-
-    def set_names(self, instance_id: str, lines: Mapping[int, str]) -> None:
-        """By network number the text of this instance's hosts file; it is removed from all other networks."""
-        for folder in self._network_folders():
-            if int(folder.name, 16) not in lines:
-                (folder / instance_id).unlink(missing_ok=True)
-        for number, text in lines.items():
-            path = self._network_folder(number) / instance_id
-            if _content(path) != text:
-                fs.write_atomic(path, text, sync=False)
-
-    def prune_names(self, instance_ids: Collection[str], numbers: Collection[int]) -> None:
-        """Remove the files of all others."""
-        for folder in self._network_folders():
-            if int(folder.name, 16) not in numbers:
-                trees.remove(folder)
-                continue
-            for path in folder.iterdir():
-                if path.name not in instance_ids:
-                    path.unlink(missing_ok=True)
-
-    def _network_folder(self, number: int) -> Path:
-        return self._names / f"{number:x}"
-
-    def _network_folders(self) -> list[Path]:
-        return [path for path in self._names.iterdir() if not path.name.startswith(".")] if self._names.is_dir() else []
 
     # processes
 
@@ -278,7 +240,7 @@ class Resolvers:
             return None
 
     def _configuration(self, view: View, port: int) -> str:
-        folders = [self._network_folder(record.number) for record in view.records]
+        folders = [self.names.folder(record.number) for record in view.records]
         return configuration(view, port, folders, self._pid_file(view.name), _user())
 
     def _pid_file(self, name: str) -> Path:
@@ -315,28 +277,6 @@ def _user() -> str:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
     raise PermanentError("neither the user dnsmasq nor nobody exists", "install the package dnsmasq-base")
-
-
-def _served_folder(home: Home) -> Path:
-    """Where the names are: below the home if an unprivileged user gets there, else in a folder of /run that carries the home's tag."""
-    parents = [path for path in (home.run, *home.run.parents) if path.exists()]
-    if all(path.stat().st_mode & 0o001 for path in parents):
-        return home.run / "names"
-    return Path(f"{_ELSEWHERE}{home.tag}")
-
-
-def _sign(folder: Path, home: Home) -> None:
-    """Write down whose folder it is."""
-    owner = folder / _OWNER
-    if not owner.is_symlink():
-        owner.symlink_to(home.run)
-
-
-def _remove_orphans() -> None:
-    """Folders of /run whose home was deleted without `close(remove=True)`."""
-    for folder in Path(_ELSEWHERE).parent.glob(f"{Path(_ELSEWHERE).name}*"):
-        if (folder / _OWNER).is_symlink() and not (folder / _OWNER).exists():
-            trees.remove(folder)
 
 
 def _free_port(address: str, taken: Collection[int]) -> int:

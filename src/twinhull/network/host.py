@@ -8,7 +8,7 @@ Laws:
 - A daemon that is killed leaves no namespace and no tap that nobody uses; its bridges, rules and names are put right by the next `sync`.
 
 Threads: the event loop does no rtnetlink and no nftables. The *quick* worker does everything that an instance's start waits for, one job
-at a time; the *slow* one deletes links, which waits for RCU.
+at a time; the *slow* one deletes links, which waits for RCU; conntrack.py has one for tracked flows.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from twinhull.errors import ConflictError, PermanentError, UserError
 from twinhull.home import Home
 from twinhull.instance.base import Interface
-from twinhull.network import addresses, conntrack, dns, netns, rules
+from twinhull.network import addresses, dns, netns, rules, service
+from twinhull.network.conntrack import Flows, Stale
+from twinhull.network.names import Entries, Owner, Place
 from twinhull.network.ports import Kernel, Port, enable_forwarding
 from twinhull.network.publishing import Reservations
-from twinhull.network.rules import Element
+from twinhull.network.rules import Element, Part
 from twinhull.network.table import Table
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.network import NetworkRecord
-from twinhull.sys.netlink import Netlink
+from twinhull.spec.service import ServiceRecord
 
 T = TypeVar("T")
 Name = tuple[str, str, str]
@@ -67,7 +69,7 @@ class SyncReport:
     missing: tuple[str, ...] = ()
     """Instances with an interface that is gone: they can't be running, or must be attached again."""
     conflicts: tuple[tuple[str, str], ...] = ()
-    """(instance or network id, why its ports or its bridge couldn't be had back)."""
+    """(instance, service or network id, why its ports or its bridge couldn't be had back)."""
 
 
 def interface(record: NetworkRecord, address: str, *, ifname: str = "eth0", mac: str = "", default: bool = True, mtu: int = 0) -> Interface:
@@ -97,27 +99,28 @@ class NetworkHost:
         self._slow = ThreadPoolExecutor(1, "network-slow")
         self._resolvers = dns.Resolvers(home)
         self._reserved = Reservations()
+        self._flows = Flows()
         self._records: dict[str, NetworkRecord] = {}
+        self._services: dict[str, ServiceRecord] = {}
         self._views: dict[int, dns.View] = {}
         self._busy: dict[int, asyncio.Lock] = {}
         self._opened = False
         self._kernel: Kernel
         self._slow_kernel: Kernel
         self._table: Table
-        self._conntrack: Netlink
 
     # the whole
 
     async def open(self) -> None:
         """Sysctls, the base table, folders. Nothing that a predecessor left is touched."""
         await self._run(self._open)
+        await self._flows.open()
         await self._resolvers.open()
         self._opened = True
 
     def _open(self) -> None:
         enable_forwarding()
         self._kernel, self._slow_kernel = Kernel(self._home), Kernel(self._home)
-        self._conntrack = conntrack.open_link()
         self._table = Table(self._home.nft_table, f"th{self._home.tag}")
         self._table.open()
 
@@ -130,13 +133,14 @@ class NetworkHost:
             await self._remove_leftovers((), ())
         await self._resolvers.close(remove=remove)
         self._reserved.close()
+        await self._flows.close()
         await self._run(self._close, remove)
         self._quick.shutdown()
         self._slow.shutdown()
 
     def _close(self, remove: bool) -> None:
         self._table.close(remove=remove)
-        for link in (self._kernel, self._slow_kernel, self._conntrack):
+        for link in (self._kernel, self._slow_kernel):
             link.close()
 
     async def supervise(self) -> None:
@@ -155,17 +159,18 @@ class NetworkHost:
         """Other nftables chains that drop forwarded or incoming traffic by default, for `doctor`."""
         return await self._run(self._table.foreign_policies)
 
-    async def sync(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> SyncReport:
+    async def sync(
+        self, networks: Sequence[NetworkRecord], instances: Sequence[Attached], services: Sequence[ServiceRecord] = ()
+    ) -> SyncReport:
         """Exactly these: removes every interface, rule, name and process of this home that isn't expected, restores what is missing."""
         ports = [port for attached in instances for port in attached.ports]
         removed = await self._remove_leftovers(networks, ports)
         refused = await self._restore_bridges(networks)
         usable = [record for record in networks if record.id not in refused]
+        served = [self._usable(record) for record in services]
         missing = await self._run(self._restore_ports, usable, instances)
-        self._resolvers.prune_names({attached.id for attached in instances}, {record.number for record in usable})
-        for attached in instances:
-            await self.set_names(attached.id, [name for name in attached.names if name[0] in self._records])
-        refused |= await self._restore_rules(usable, [attached for attached in instances if attached.id not in missing])
+        self._restore_names(instances, served)
+        refused |= await self._restore_rules(usable, [attached for attached in instances if attached.id not in missing], served)
         return SyncReport(tuple(removed), tuple(missing), tuple(refused.items()))
 
     async def _remove_leftovers(self, networks: Sequence[NetworkRecord], ports: Sequence[Port]) -> list[str]:
@@ -184,7 +189,7 @@ class NetworkHost:
                 refused[record.id] = error.message
                 continue
             self._records[record.id] = record
-            self._resolvers.add_network(record)
+            self._resolvers.names.add_network(record)
         return refused
 
     def _restore_ports(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> list[str]:
@@ -196,10 +201,26 @@ class NetworkHost:
                 missing.append(attached.id)
         return missing
 
-    async def _restore_rules(self, networks: Sequence[NetworkRecord], instances: Sequence[Attached]) -> dict[str, str]:
-        views = [_view(attached.ports, attached.dns) for attached in instances]
+    def _usable(self, record: ServiceRecord) -> ServiceRecord:
+        """Without the networks that couldn't be had back."""
+        found = replace(record, sides=tuple(side for side in record.sides if side.network_id in self._records))
+        service.check(found, self._records)
+        return found
+
+    def _restore_names(self, instances: Sequence[Attached], services: Sequence[ServiceRecord]) -> None:
+        owned: dict[Owner, Entries] = {}
+        for attached in instances:
+            owned["instance", attached.id] = self._entries([name for name in attached.names if name[0] in self._records])
+        for record in services:
+            owned["service", record.id] = service.names(record, self._numbers())
+        self._resolvers.names.reset(owned, self._numbers().values())
+
+    async def _restore_rules(
+        self, networks: Sequence[NetworkRecord], instances: Sequence[Attached], services: Sequence[ServiceRecord]
+    ) -> dict[str, str]:
+        views = [dns.View.of(attached.ports, attached.dns) for attached in instances]
         await self._resolvers.keep({view.name for view in (*map(_own_view, networks), *views) if view})
-        owned: dict[str, frozenset[Element]] = {}
+        owned: dict[str, frozenset[Part]] = {}
         refused = {}
         for record in networks:
             owned[f"network {record.id}"] = await self._network_elements(record)
@@ -210,7 +231,17 @@ class NetworkHost:
                 owned[f"published {attached.id}"] = _published(attached.address, chosen)
             except UserError as error:
                 refused[attached.id] = error.message
+        for served in services:
+            ports: tuple[PortMapping, ...] = ()
+            try:
+                ports = self._reserved.reserve(served.id, served.id, served.ports)
+            except UserError as error:
+                refused[served.id] = error.message
+            owned[f"service {served.id}"] = service.parts(served, ports)
         await self._run(self._table.reset, owned)
+        self._services = {served.id: served for served in services}
+        for served in services:
+            self._flows.forget_soon(served.id, service.stale(served, self._reserved.mappings(served.id)))
         return refused
 
     # networks
@@ -236,7 +267,7 @@ class NetworkHost:
         """Make the network, or put it right. Raises ConflictError if its subnet is in use by others."""
         await self._run(self._kernel.ensure_bridge, record)
         self._records[record.id] = record
-        self._resolvers.add_network(record)
+        self._resolvers.names.add_network(record)
         elements = await self._network_elements(record)
         await self._run(self._table.replace, {f"network {record.id}": elements})
 
@@ -248,7 +279,7 @@ class NetworkHost:
         await self._resolvers.keep(
             {_own_view(other).name for other in self._records.values()} | {view.name for view in self._views.values()} - gone
         )
-        self._resolvers.remove_network(record)
+        self._resolvers.names.remove_network(record)
         await self._run_slow(self._slow_kernel.remove_named, self._kernel.bridge_name(record))
 
     def bridge(self, record: NetworkRecord) -> str:
@@ -268,9 +299,12 @@ class NetworkHost:
         settings = netns.INSTANCE_SYSCTLS | dict(sysctls or {})
         return await self._attach(ports, dns, _close_netns, self._kernel.attach_netns, ports, settings, netns_fd)
 
-    async def attach_taps(self, ports: Sequence[Port], *, dns: Sequence[str] = ()) -> tuple[int, ...]:
-        """One tap descriptor (vnet header, non-blocking, close-on-exec) per port; a tap lives as long as its descriptor."""
-        return await self._attach(ports, dns, _close_taps, self._kernel.attach_taps, ports)
+    async def attach_taps(self, ports: Sequence[Port], *, dns: Sequence[str] = (), ready: Sequence[int] = ()) -> tuple[int, ...]:
+        """One tap descriptor (vnet header, non-blocking, close-on-exec) per port; a tap lives as long as its descriptor.
+
+        `ready`: descriptors of taps that are there already and are down, one per port; they get the ports' names. The caller keeps its own.
+        """
+        return await self._attach(ports, dns, _close_taps, self._kernel.attach_taps, ports, ready)
 
     async def _attach(
         self, ports: Sequence[Port], servers: Sequence[str], undo: Callable[[T], None], function: Callable[..., T], *arguments: object
@@ -311,9 +345,9 @@ class NetworkHost:
         await self._resolvers.retire(gone - {view.name for view in self._views.values()})
         await self._run_slow(self._slow_kernel.remove, ports)
 
-    async def _port_elements(self, ports: Sequence[Port], servers: Sequence[str]) -> dict[str, frozenset[Element]]:
-        view = _view(ports, tuple(servers))
-        elements = {}
+    async def _port_elements(self, ports: Sequence[Port], servers: Sequence[str]) -> dict[str, frozenset[Part]]:
+        view = dns.View.of(ports, tuple(servers))
+        elements: dict[str, frozenset[Part]] = {}
         for port in ports:
             names = (self._home.ifname(kind, port.number) for kind in ("v", "t"))
             elements[f"port {port.number}"] = frozenset().union(*(rules.of_endpoint(name, port.interface.address) for name in names))
@@ -333,18 +367,60 @@ class NetworkHost:
 
     async def set_names(self, instance_id: str, entries: Sequence[Name]) -> None:
         """Exactly these names for the instance; of several names with one address, the first one is what a reverse lookup gives."""
-        names: dict[int, dict[str, list[str]]] = {}
-        for network_id, name, address in entries:
-            record = self._records.get(network_id)
-            if record is None:
-                raise UserError(f"network {network_id} isn't there")
-            names.setdefault(record.number, {}).setdefault(address, []).append(name)
-        texts = {number: "".join(dns.hosts_line(address, found) for address, found in by.items()) for number, by in names.items()}
-        self._resolvers.set_names(_checked_id(instance_id), texts)
+        self._resolvers.names.replace(("instance", _checked_id(instance_id)), self._entries(entries))
 
     async def remove_names(self, instance_id: str) -> None:
         """Forget the instance's names on all networks."""
-        self._resolvers.set_names(_checked_id(instance_id), {})
+        self._resolvers.names.replace(("instance", _checked_id(instance_id)), {})
+
+    def _entries(self, names: Sequence[Name]) -> dict[Place, list[str]]:
+        found: dict[Place, list[str]] = {}
+        for network_id, name, address in names:
+            if network_id not in self._records:
+                raise UserError(f"network {network_id} isn't there")
+            found.setdefault((self._records[network_id].number, address), []).append(name)
+        return found
+
+    def _numbers(self) -> dict[str, int]:
+        return {key: record.number for key, record in self._records.items()}
+
+    # services
+
+    async def set_service(self, record: ServiceRecord) -> tuple[PortMapping, ...]:
+        """Exactly this service: new connections go to these endpoints by turns, existing ones stay where they are.
+
+        One transaction, made anew at every change of endpoints. Host port 0 becomes a free one; returns the ports as chosen.
+        UDP flows to endpoints that left are forgotten some milliseconds later. An endpoint that serves published ports must have its
+        default route on the network of the first side. Raises ConflictError or UserError, and then all is as before.
+        """
+        service.check(record, self._records)
+        names = service.names(record, self._numbers())
+        before = self._reserved.mappings(record.id)
+        chosen = self._reserved.reserve(record.id, record.id, record.ports)
+        try:
+            await self._run(self._table.replace, {f"service {record.id}": service.parts(record, chosen)})
+        except BaseException:
+            self._reserved.reserve(record.id, record.id, before)
+            raise
+        self._services[record.id] = record
+        self._resolvers.names.replace(("service", record.id), names)
+        self._flows.forget_soon(record.id, service.stale(record, {*before, *chosen}))
+        return chosen
+
+    async def remove_service(self, service_id: str) -> None:
+        """Forget the service: its names, addresses and ports. Nothing happens without it."""
+        self._resolvers.names.replace(("service", service_id), {})
+        await self._run(self._table.replace, {f"service {service_id}": ()})
+        if gone := self._services.pop(service_id, None):
+            self._flows.forget_soon(service_id, service.stale(service.emptied(gone), self._reserved.mappings(service_id)))
+        self._reserved.release(service_id)
+
+    async def connections(self, address: str) -> int:
+        """TCP connections to this address that aren't over, for an endpoint that takes no new ones: 0 means drained.
+
+        Costs the machine some milliseconds: ask a few times a second, not more.
+        """
+        return await self._flows.connections(address)
 
     # published ports
 
@@ -356,7 +432,7 @@ class NetworkHost:
         before = self._reserved.mappings(instance_id)
         chosen = self._reserved.reserve(instance_id, name or instance_id[:12], mappings)
         try:
-            await self._run(self._publish, instance_id, _published(address, chosen), _udp_ports([*before, *chosen]))
+            await self._publish(instance_id, _published(address, chosen), [*before, *chosen])
         except BaseException:
             self._reserved.release(instance_id)
             raise
@@ -365,13 +441,14 @@ class NetworkHost:
     async def unpublish(self, instance_id: str) -> None:
         """Take all published ports of the instance back."""
         before = self._reserved.mappings(instance_id)
-        await self._run(self._publish, instance_id, frozenset(), _udp_ports(before))
+        await self._publish(instance_id, frozenset(), before)
         self._reserved.release(instance_id)
 
-    def _publish(self, instance_id: str, elements: frozenset[Element], udp: frozenset[int]) -> None:
-        self._table.replace({f"published {instance_id}": elements})
+    async def _publish(self, instance_id: str, elements: frozenset[Part], mappings: Iterable[PortMapping]) -> None:
+        await self._run(self._table.replace, {f"published {instance_id}": elements})
+        udp = frozenset(mapping.host_port for mapping in mappings if mapping.protocol == "udp")
         if udp:
-            conntrack.forget_udp(self._conntrack, udp)
+            await self._flows.forget(Stale(ports=udp))
 
     # threads
 
@@ -395,28 +472,11 @@ def _own_view(record: NetworkRecord) -> dns.View:
     return dns.View((record,))
 
 
-def _first(ports: Sequence[Port]) -> Port:
-    return next((port for port in ports if port.interface.default), ports[0])
-
-
-def _view(ports: Sequence[Port], servers: tuple[str, ...]) -> dns.View | None:
-    """What an instance with these ports may know. Labels and the like don't matter for it."""
-    if not ports:
-        return None
-    first = _first(ports)
-    others = {port.record.id: port.record for port in ports if port.record.id != first.record.id}
-    return dns.View((first.record, *(others[key] for key in sorted(others))), servers)
-
-
-def _published(address: str, mappings: Iterable[PortMapping]) -> frozenset[Element]:
+def _published(address: str, mappings: Iterable[PortMapping]) -> frozenset[Part]:
     sets = (
         rules.of_publication(address, mapping.container_port, mapping.host_ip, mapping.host_port, mapping.protocol) for mapping in mappings
     )
-    return frozenset[Element]().union(*sets)
-
-
-def _udp_ports(mappings: Iterable[PortMapping]) -> frozenset[int]:
-    return frozenset(mapping.host_port for mapping in mappings if mapping.protocol == "udp")
+    return frozenset[Part]().union(*sets)
 
 
 def _checked_id(instance_id: str) -> str:

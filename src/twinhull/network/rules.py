@@ -1,25 +1,25 @@
 """The nftables ruleset of one daemon. Pure: texts in nft's language, compared as a whole in the tests.
 
-One table (family inet) holds chains that never change and sets whose elements say everything:
+One table (family inet) holds chains that never change and sets whose elements say everything; a service adds a chain for each of
+its virtual addresses and published ports (service.py), to which an element of a map leads:
 
     guard     prerouting, raw   what comes from an instance must have the address that its port was given, and be IPv4
-    publish   prerouting, dnat  DNS to the network's resolver; published ports to their instances
-    local     output, dnat      the same published ports for programs on this machine
+    publish   prerouting, dnat  DNS to the network's resolver; virtual addresses and published ports to their instances
+    local     output, dnat      the same for programs on this machine
     forward   forward           within a network: yes. From outside: published ports only. Between networks: no
     input     input             from an instance to this machine: DNS and ping of its own gateway, nothing else
-    leave     postrouting       NAT for what leaves, for 127.0.0.1, and for an instance that calls its own published port
+    leave     postrouting       NAT for what leaves, for 127.0.0.1, and for an instance that calls its own service or published port
 
 Packets of other interfaces pass untouched. The priorities are five before the usual ones, so that this table translates and
 refuses first; it can't, however, overrule a refusal elsewhere: nftables evaluates every table, and one "drop" is final. A
-firewall whose forward or input chain drops by default must therefore let our interfaces through; `foreign_policies` finds such
+firewall whose forward or input chain drops by default must therefore let our interfaces through; listing.py finds such
 chains for `twinhull doctor`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from twinhull.spec.network import NetworkRecord
 
@@ -37,11 +37,15 @@ _SETS = {
     "targets": "type ipv4_addr . inet_proto . inet_service",
     "hairpin": "type ipv4_addr . ipv4_addr",
 }
+INTERVALS = tuple(name for name, kind in _SETS.items() if "interval" in kind)
 _MAPS = {
     "resolvers": "type ipv4_addr : ipv4_addr . inet_service",
     "network_resolvers": "type ipv4_addr : ipv4_addr . inet_service",
     "published_at": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
     "published": "type inet_proto . inet_service : ipv4_addr . inet_service",
+    "services": "type ipv4_addr : verdict",
+    "served_at": "type ipv4_addr . inet_proto . inet_service : verdict",
+    "served": "type inet_proto . inet_service : verdict",
 }
 _CHAINS = {
     "guard": "type filter hook prerouting priority -305",
@@ -55,8 +59,11 @@ _CHAINS = {
 _PUBLISH = (
     "meta l4proto { tcp, udp } fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @published_at",
     "meta l4proto { tcp, udp } fib daddr type local dnat ip to meta l4proto . th dport map @published",
+    "meta l4proto { tcp, udp } fib daddr type local ip daddr . meta l4proto . th dport vmap @served_at",
+    "meta l4proto { tcp, udp } fib daddr type local meta l4proto . th dport vmap @served",
 )
 _DNS = f"ip saddr . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} dnat ip to"
+_SERVICES = "ip daddr vmap @services"
 _REFUSE = ("meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited")
 _METADATA = "ct original ip daddr 169.254.0.0/16 reject with icmpx type admin-prohibited"
 
@@ -75,6 +82,17 @@ class Element:
         return f"{self.key} : {self.value}" if self.value else self.key
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain beside those that are always there, with all its rules; elements of verdict maps lead to it."""
+
+    name: str
+    rules: tuple[str, ...]
+
+
+Part = Element | Chain
+
+
 def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
     """Rules by chain. `prefix`: how our interfaces' names begin. Behind `guard`, a source address says where a packet is from."""
     ours, bridges = f'"{prefix}*"', f'"{prefix}b*"'
@@ -89,9 +107,10 @@ def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
         "publish": (
             f"iifname {ours} {_DNS} ip saddr map @resolvers",
             f"iifname {ours} {_DNS} ip daddr map @network_resolvers",
+            f"iifname {ours} ip saddr . ip daddr @same {_SERVICES}",  # from the service's own networks only
             *_PUBLISH,
         ),
-        "local": _PUBLISH,
+        "local": (_SERVICES, *_PUBLISH),
         "forward": (
             f"iifname {ours} {_METADATA}",
             f"iifname {ours} ct state invalid drop",  # would pass NAT and leave with its inner address
@@ -136,22 +155,43 @@ def base(table: str, prefix: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def whole(table: str, prefix: str, elements: Iterable[Element]) -> str:
-    """The same, and exactly these elements."""
-    flush = [f"flush {'map' if key in _MAPS else 'set'} inet {table} {key}" for key in (*_SETS, *_MAPS)]
-    return base(table, prefix) + "\n".join(flush) + "\n" + change(table, (), elements)
+def whole(table: str, prefix: str, parts: Collection[Part], chains: Collection[str] = (), intervals: Collection[Element] = ()) -> str:
+    """The table with exactly these parts. `chains`: names of those it has now; `intervals`: what is in its interval sets now.
 
-
-def change(table: str, removed: Iterable[Element], added: Iterable[Element]) -> str:
-    """Take elements away, then add others."""
-    lines = [f"delete element inet {table} {element.set} {{ {element.key} }}" for element in removed]
-    lines += [f"add element inet {table} {element.set} {{ {element.text} }}" for element in added]
-    return "\n".join(lines) + "\n"
+    An interval set that is emptied and filled again lacks, for a moment, what it should always have had: it gets the difference only.
+    """
+    name = f"inet {table}"
+    emptied = [f"set {name} {key}" for key in _SETS if key not in INTERVALS] + [f"map {name} {key}" for key in _MAPS]
+    lines = [f"flush {each}" for each in emptied]
+    lines += [f"{verb} chain {name} {chain}" for chain in sorted(set(chains) - set(_CHAINS)) for verb in ("flush", "delete")]
+    kept = set(intervals) & set(parts)
+    return base(table, prefix) + "\n".join(lines) + "\n" + change(table, set(intervals) - kept, set(parts) - kept)
 
 
 def recreate(table: str, text: str) -> str:
-    """`text` after removing the table, whatever it was (another version's sets have other types)."""
+    """`text` after removing the table, whatever it was (another version's sets have other types).
+
+    A connection that begins at this very moment may be refused, so it is the last resort.
+    """
     return f"add table inet {table}\ndelete table inet {table}\n{text}"
+
+
+def change(table: str, removed: Collection[Part], added: Collection[Part]) -> str:
+    """Take parts away, then add others; a chain that is on both sides is rewritten in place. In a fixed order."""
+    name = f"inet {table}"
+    chains = sorted((part for part in added if isinstance(part, Chain)), key=lambda chain: chain.name)
+    gone = {part.name for part in removed if isinstance(part, Chain)} - {chain.name for chain in chains}
+    lines = [f"delete element {name} {element.set} {{ {element.key} }}" for element in _elements(removed)]
+    lines += [f"{verb} chain {name} {chain}" for chain in sorted(gone) for verb in ("flush", "delete")]
+    for chain in chains:
+        lines += [f"add chain {name} {chain.name}", f"flush chain {name} {chain.name}"]
+        lines += [f"add rule {name} {chain.name} {rule}" for rule in chain.rules]
+    lines += [f"add element {name} {element.set} {{ {element.text} }}" for element in _elements(added)]
+    return "\n".join(lines) + "\n"
+
+
+def _elements(parts: Iterable[Part]) -> list[Element]:
+    return sorted((part for part in parts if isinstance(part, Element)), key=lambda element: (element.set, element.key))
 
 
 def of_network(record: NetworkRecord, resolver_port: int) -> frozenset[Element]:
@@ -167,8 +207,8 @@ def of_network(record: NetworkRecord, resolver_port: int) -> frozenset[Element]:
 
 
 def of_endpoint(interface: str, address: str) -> frozenset[Element]:
-    """What a port contributes: who may send from this interface."""
-    return frozenset({Element("endpoints", f'"{interface}" . {address}')})
+    """What a port contributes: who may send from this interface, and perhaps be sent to itself."""
+    return frozenset({Element("endpoints", f'"{interface}" . {address}'), Element("hairpin", f"{address} . {address}")})
 
 
 def of_resolver(address: str, gateway: str, port: int) -> frozenset[Element]:
@@ -184,16 +224,4 @@ def of_publication(address: str, container_port: int, host_ip: str, host_port: i
         if host_ip
         else Element("published", f"{protocol} . {host_port}", target)
     )
-    return frozenset(
-        {entry, Element("targets", f"{address} . {protocol} . {container_port}"), Element("hairpin", f"{address} . {address}")}
-    )
-
-
-def foreign_policies(objects: Iterable[dict[str, Any]], table: str) -> tuple[str, ...]:
-    """From `list chains` as JSON: base chains of others that drop what is forwarded, or comes in, unless they know it."""
-    chains = (entry["chain"] for entry in objects if "chain" in entry)
-    return tuple(
-        f"{chain['family']} {chain['table']} {chain['name']} (hook {chain['hook']}, policy drop)"
-        for chain in chains
-        if chain.get("hook") in ("forward", "input") and chain.get("policy") == "drop" and chain["table"] != table
-    )
+    return frozenset({entry, Element("targets", f"{address} . {protocol} . {container_port}")})

@@ -1,6 +1,6 @@
-"""The live nftables table: who contributed which elements, and the smallest transaction to the next state.
+"""The live nftables table: who contributed which elements and chains, and the smallest transaction to the next state.
 
-Every element has at least one owner (a network, a port, an instance's publications); the table holds the union. After any
+Every part has at least one owner (a network, a port, an instance's publications, a service); the table holds the union. After any
 refusal, for example because somebody flushed the ruleset, the whole table is written anew from memory.
 Used by one thread only (the network's worker).
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from twinhull.network import rules
-from twinhull.network.rules import Element
+from twinhull.network import listing, rules
+from twinhull.network.listing import Present
+from twinhull.network.rules import Part
 from twinhull.sys.libnftables import Nft, NftError
 
 
@@ -22,8 +23,8 @@ class Table:
         self._name = name
         self._prefix = prefix
         self._nft = Nft()
-        self._owned: dict[str, frozenset[Element]] = {}
-        self._count: Counter[Element] = Counter()
+        self._owned: dict[str, frozenset[Part]] = {}
+        self._count: Counter[Part] = Counter()
 
     def open(self) -> None:
         """Put chains right and keep the elements that a predecessor left: its workloads still run. `reset` decides about those."""
@@ -39,14 +40,14 @@ class Table:
             self._nft.run(f"add table inet {self._name}\ndelete table inet {self._name}\n")
         self._nft.close()
 
-    def replace(self, changes: Mapping[str, Iterable[Element]]) -> None:
-        """Let each owner contribute exactly these elements (none: forget the owner), in one transaction."""
+    def replace(self, changes: Mapping[str, Iterable[Part]]) -> None:
+        """Let each owner contribute exactly these parts (none: forget the owner), in one transaction."""
         undo = {owner: self._owned.get(owner, frozenset()) for owner in changes}
         touched = frozenset().union(*undo.values(), *changes.values())
-        before = {element for element in touched if element in self._count}
+        before = {part for part in touched if part in self._count}
         self._take(changes)
-        after = {element for element in touched if element in self._count}
-        removed, added = sorted(before - after, key=_order), sorted(after - before, key=_order)
+        after = {part for part in touched if part in self._count}
+        removed, added = before - after, after - before
         if not removed and not added:
             return
         try:
@@ -55,8 +56,8 @@ class Table:
             self._take(undo)
             raise
 
-    def reset(self, owned: Mapping[str, Iterable[Element]]) -> None:
-        """Exactly these owners and elements, in one transaction."""
+    def reset(self, owned: Mapping[str, Iterable[Part]]) -> None:
+        """Exactly these owners and parts, in one transaction."""
         self._owned.clear()
         self._count.clear()
         self._take(owned)
@@ -65,15 +66,15 @@ class Table:
     def repair(self) -> bool:
         """Write the table anew if somebody removed it. Returns whether that was so."""
         try:
-            self._nft.run(f"list chain inet {self._name} guard")
+            self._nft.run(f"list set inet {self._name} gateway_addresses")  # the smallest thing in it
         except NftError:
             self._write_whole()
             return True
         return False
 
     def foreign_policies(self) -> tuple[str, ...]:
-        """Others' base chains that drop by default; see rules.py."""
-        return rules.foreign_policies(self._nft.query("list chains"), self._name)
+        """Others' base chains that drop by default."""
+        return listing.foreign_policies(self._nft.query("list chains"), self._name)
 
     def _apply(self, text: str) -> None:
         try:
@@ -82,23 +83,23 @@ class Table:
             self._write_whole()
 
     def _write_whole(self) -> None:
-        text = rules.whole(self._name, self._prefix, sorted(self._count, key=_order))
         try:
-            self._nft.run(text)
+            found = self._present()
+            self._nft.run(rules.whole(self._name, self._prefix, self._count, found.chains, found.elements))
         except NftError:
-            self._nft.run(rules.recreate(self._name, text))
+            self._nft.run(rules.recreate(self._name, rules.whole(self._name, self._prefix, self._count)))
 
-    def _take(self, changes: Mapping[str, Iterable[Element]]) -> None:
+    def _present(self) -> Present:
+        sets = [entry for name in rules.INTERVALS for entry in self._nft.query(f"list set inet {self._name} {name}")]
+        return listing.present(self._nft.query("list chains"), sets, self._name)
+
+    def _take(self, changes: Mapping[str, Iterable[Part]]) -> None:
         for owner, wanted in changes.items():
-            elements = frozenset(wanted)
-            for element in self._owned.pop(owner, frozenset()):
-                self._count[element] -= 1
-                if not self._count[element]:
-                    del self._count[element]
-            self._count.update(elements)
-            if elements:
-                self._owned[owner] = elements
-
-
-def _order(element: Element) -> tuple[str, str]:
-    return element.set, element.key
+            parts = frozenset(wanted)
+            for part in self._owned.pop(owner, frozenset()):
+                self._count[part] -= 1
+                if not self._count[part]:
+                    del self._count[part]
+            self._count.update(parts)
+            if parts:
+                self._owned[owner] = parts
