@@ -270,10 +270,12 @@ class AppSpec:
     folder: str = ""
     notes: tuple[Note, ...] = ()
     secret_values: dict[str, str] = field(default_factory=dict, repr=False)
-    """Secrets given by environment, for files whose source is "secret:NAME".
+    """Secrets given by environment, for files whose source is "secret:NAME". A name that isn't here is an external secret.
 
     The engine keeps them apart from the record, and never shows them.
     """
+    host_paths: tuple[str, ...] = ()
+    """Absolute paths of bind mounts that `up` makes as folders where nothing is there (`create_host_path`, the default)."""
 
 
 _template_adapter: TypeAdapter[InstanceSpec] = TypeAdapter(InstanceSpec)

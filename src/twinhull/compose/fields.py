@@ -1,0 +1,113 @@
+"""Values of a canonical tree as the types that a specification wants, or a ComposeError with the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from twinhull.compose.shortforms import scalar
+from twinhull.compose.tree import ComposeError, Map, did_you_mean
+from twinhull.spec import units
+
+E = TypeVar("E", bound=StrEnum)
+N = TypeVar("N", int, float)
+
+_TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
+
+
+def text(holder: Map, key: str, default: str = "") -> str:
+    """A string; the default where there is none."""
+    value = holder.get(key)
+    return default if value is None else scalar(value)
+
+
+def flag(holder: Map, key: str, default: bool = False) -> bool:
+    """true or false, or a word for it that a variable left."""
+    value = text(holder, key).lower()
+    if value in ("", *_TRUE, *_FALSE):
+        return default if not value else value in _TRUE
+    raise ComposeError(holder.at(key), f"{key}: {value!r} is neither true nor false")
+
+
+def whole(holder: Map, key: str, default: int = 0, least: int = 0) -> int:
+    """A whole number."""
+    value = text(holder, key)
+    if not value:
+        return default
+    digits = value.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+        raise ComposeError(holder.at(key), f"{key}: {value!r} is no whole number")
+    if int(value) < least:
+        raise ComposeError(holder.at(key), f"{key}: {value} is less than {least}")
+    return int(value)
+
+
+def number(holder: Map, key: str, default: float = 0.0) -> float:
+    """A number of 0 or more."""
+    return _read(holder, key, units.number, default)
+
+
+def size(holder: Map, key: str, default: int = 0) -> int:
+    """Bytes."""
+    found = _read(holder, key, units.size, default)
+    if found > 2**62:
+        raise ComposeError(holder.at(key), f"{key}: {text(holder, key)!r} is more than any machine has")
+    return found
+
+
+def seconds(holder: Map, key: str, default: float = 0.0) -> float:
+    """A duration."""
+    return _read(holder, key, units.duration, default)
+
+
+def mode(holder: Map, key: str, default: int) -> int:
+    """A file mode: a number as YAML has read it, or a string of octal digits."""
+    value = holder.get(key)
+    if isinstance(value, str) and value:
+        digits = value.removeprefix("0o")
+        if not digits or set(digits) - set("01234567"):
+            raise ComposeError(holder.at(key), f"{key}: {value!r}: use octal digits such as 0440")
+        value = int(digits, 8)
+    found = default if value in (None, "") else value
+    if not isinstance(found, int) or not 0 <= found <= 0o7777:
+        raise ComposeError(holder.at(key), f"{key}: {value!r} is no file mode: use octal digits such as 0440")
+    return found
+
+
+def choice(holder: Map, key: str, kind: type[E], default: E) -> E:
+    """One of an enumeration's words."""
+    value = text(holder, key)
+    if not value:
+        return default
+    known = [str(word) for word in kind]
+    if value not in known:
+        raise ComposeError(holder.at(key), f"{key} can't be {value!r}: use {', '.join(known)}{did_you_mean(value, known)}")
+    return kind(value)
+
+
+def words(holder: Map, key: str) -> tuple[str, ...]:
+    """A list of strings."""
+    return tuple(scalar(item) for item in holder.get(key) or ())
+
+
+def given(holder: Map, key: str) -> dict[str, str]:
+    """A mapping of strings, without the entries that have no value."""
+    return {name: scalar(value) for name, value in (holder.get(key) or {}).items() if value is not None}
+
+
+def known(holder: Map, key: str, name: str, names: Iterable[str], what: str) -> None:
+    """Refuses a reference to what the file doesn't define."""
+    names = list(names)
+    if name not in names:
+        raise ComposeError(holder.at(key), f"{what} {name!r} isn't defined in the file{did_you_mean(name, names)}")
+
+
+def _read(holder: Map, key: str, reader: Callable[[str], N], default: N) -> N:
+    value: Any = text(holder, key)
+    if not value:
+        return default
+    try:
+        return reader(value)
+    except (ValueError, OverflowError) as error:
+        raise ComposeError(holder.at(key), f"{key}: {value!r}: {error}") from None
