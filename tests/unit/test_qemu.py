@@ -19,7 +19,6 @@ _FULL = """
 -machine microvm,acpi=on,x-option-roms=off,isa-serial=on,pit=off,pic=off,rtc=on
 -cpu max,erms=off,fsrm=off -accel tcg,thread=multi,tb-size=128 -smp 2 -m 348M
 -nodefaults -no-user-config -no-reboot -display none
--sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -global virtio-mmio.force-legacy=false
 -kernel /kernel -initrd /initrd
 -append 'console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on init_on_alloc=0 cryptomgr.notests \
@@ -29,13 +28,13 @@ mitigations=off no_timer_check tsc=reliable tsc_early_khz=2599998'
 -chardev socket,id=agent,fd=10,server=on,wait=off
 -object '{"qom-type":"throttle-group","id":"limits","limits":{"bps-read":1000,"bps-write":0,"iops-read":0,"iops-write":50}}'
 -add-fd fd=13,set=1
--blockdev '{"driver":"file","node-name":"root-file","filename":"/dev/fdset/1","locking":"off","read-only":true,\
+-blockdev '{"driver":"file","node-name":"root-file","filename":"/dev/fdset/1","locking":"off","drop-cache":false,"read-only":true,\
 "cache":{"direct":false,"no-flush":false}}'
 -blockdev '{"driver":"raw","node-name":"root-raw","file":"root-file","read-only":true}'
 -blockdev '{"driver":"throttle","node-name":"root","throttle-group":"limits","file":"root-raw","read-only":true}'
 -device virtio-blk-device,id=root,drive=root,serial=root,write-cache=off
 -add-fd fd=14,set=2
--blockdev '{"driver":"file","node-name":"scratch-file","filename":"/dev/fdset/2","locking":"off","read-only":false,\
+-blockdev '{"driver":"file","node-name":"scratch-file","filename":"/dev/fdset/2","locking":"off","drop-cache":false,"read-only":false,\
 "cache":{"direct":false,"no-flush":false},"discard":"unmap"}'
 -blockdev '{"driver":"raw","node-name":"scratch-raw","file":"scratch-file","discard":"unmap"}'
 -blockdev '{"driver":"throttle","node-name":"scratch","throttle-group":"limits","file":"scratch-raw","read-only":false,"discard":"unmap"}'

@@ -4,8 +4,11 @@
 
 What QEMU gets: mount, pid, ipc, uts, net and user namespaces, ids `id_base`…+65535 and nothing else of the host's users, no new
 privileges, a read-only root of its libraries and nothing of the host but the volumes, no capabilities (with volumes four of the user
-namespace's, so that 9p keeps ownership), the descriptors it was given, and its cgroup. The mount namespace belongs to the host's user
-namespace: nothing inside can change it.
+namespace's, so that 9p keeps ownership), the descriptors it was given, its cgroup, and the system calls of `syscalls.py`. The mount
+namespace belongs to the host's user namespace: nothing inside can change it.
+
+The filter is there before QEMU is. It doesn't allow `execve`, it asks: the launcher hears that once, says yes, and is gone; from then on
+the kernel answers ENOSYS.
 
 Invariant: `vm.json` in the run folder names QEMU's pid before QEMU's first instruction. Whoever is killed at whatever moment, a process
 that isn't recorded has the run folder among its arguments (see `process.lost`) and ends by itself when its launcher does.
@@ -14,14 +17,18 @@ Imports are light on purpose: this is on the way of every start.
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import json
 import os
 import resource
 import stat
+import struct
 import sys
 from typing import TYPE_CHECKING
 
 from twinhull.errors import PermanentError
+from twinhull.instance.vm import syscalls
 from twinhull.sys import mounts, namespaces
 
 if TYPE_CHECKING:
@@ -59,6 +66,16 @@ _LAST_CAPABILITY = 63
 _SYS_PIVOT_ROOT = 155
 _ROOT_OPTIONS = "size=256k,nr_inodes=1024,mode=0755"
 
+_SYS_SECCOMP, _SYS_PIDFD_GETFD = 317, 438
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 8
+_INSTRUCTION = 8
+_QUESTION, _ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
+"""struct seccomp_notif (id, pid, flags, struct seccomp_data) and seccomp_notif_resp (id, value, error, flags): 80 and 24 bytes."""
+_NOTIF_RECV, _NOTIF_SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
+"""Of linux/seccomp.h."""
+_LISTENER = b"listener "
+"""How the child tells the launcher its descriptor's number; anything else it says is trouble."""
+
 
 def main(run: str) -> None:
     """Start QEMU and end. Exit status 0: it runs (or ended since); else stderr says why not."""
@@ -93,9 +110,12 @@ def launch(description: Description, run: str) -> None:
     os.close(status_write)
     _record(run, child)
     os.write(go_write, b"1")
-    trouble = os.read(status_read, 4096)
-    if trouble:
-        raise OSError(trouble.decode("utf-8", "replace"))
+    said = os.read(status_read, 4096)
+    if said.startswith(_LISTENER):
+        _let_it_execute(child, int(said.removeprefix(_LISTENER)))
+        said = os.read(status_read, 4096)
+    if said:
+        raise OSError(said.decode("utf-8", "replace"))
 
 
 def _be_child(description: Description, users: int, null: int, go: int, status: int) -> None:
@@ -104,7 +124,7 @@ def _be_child(description: Description, users: int, null: int, go: int, status: 
         if os.read(go, 1):
             _enter_root(description["root"])
             _become_nobody(users, keep_capabilities=bool(description["volumes"]))
-            _execute(description, null)
+            _execute(description, null, status)
     except BaseException as error:
         os.write(status, f"start QEMU: {error}"[:4000].encode("utf-8", "replace"))
     os._exit(1)
@@ -204,14 +224,42 @@ def _become_nobody(users: int, *, keep_capabilities: bool) -> None:
         raise namespaces.os_error("no_new_privs")
 
 
-def _execute(description: Description, null: int) -> None:
-    """The last step, and the place for a system call filter of our own (QEMU's `-sandbox` comes on top)."""
+def _execute(description: Description, null: int, status: int) -> None:
+    """The last step. From the filter on, this process is held as QEMU will be, and `execve` waits for the launcher's word."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0)  # 9p sets modes as the guest says
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.dup2(description["stderr"], 2)
+    listener = _filter(syscalls.program(kvm="/dev/kvm" in description["devices"], volumes=bool(description["volumes"])))
+    os.write(status, _LISTENER + str(listener).encode())
     os.execve(description["argv"][0], description["argv"], {"PATH": "/usr/bin", "LC_ALL": "C"})
+
+
+def _filter(program: bytes) -> int:
+    """Install a seccomp filter for good; the descriptor on which it asks (closed at exec)."""
+    lines = ctypes.create_string_buffer(program, len(program))
+    described = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program) // _INSTRUCTION, ctypes.addressof(lines)))
+    listener = namespaces.libc().syscall(_SYS_SECCOMP, _SET_MODE_FILTER, _NEW_LISTENER, described)
+    if listener < 0:
+        raise namespaces.os_error("install QEMU's system call filter (a filter around this daemon may have a listener already)")
+    return int(listener)
+
+
+def _let_it_execute(child: int, number: int) -> None:
+    """Answer the one question that the filter asks before QEMU: may it execute? Nobody listens after that."""
+    process = os.pidfd_open(child)
+    listener = namespaces.libc().syscall(_SYS_PIDFD_GETFD, process, number, 0)
+    if listener < 0:
+        raise namespaces.os_error("pidfd_getfd")
+    question = bytearray(_QUESTION.size)
+    fcntl.ioctl(listener, _NOTIF_RECV, question)
+    asked, _, _, call = _QUESTION.unpack_from(question)[:4]
+    if call != syscalls.EXECVE:
+        raise PermanentError(f"start QEMU: asked for system call {call}")
+    fcntl.ioctl(listener, _NOTIF_SEND, bytearray(_ANSWER.pack(asked, 0, 0, _CONTINUE)))
+    os.close(listener)
+    os.close(process)
 
 
 def _record(run: str, pid: int) -> None:

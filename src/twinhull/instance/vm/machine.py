@@ -389,7 +389,7 @@ class VmInstance(Instance):
             await asyncio.gather(doing, ending, return_exceptions=True)
 
     def _said(self) -> str:
-        texts = [self._messages.text() if self._messages else "", self._console.text()]
+        texts = [self._vmm.trouble if self._vmm else "", self._messages.text() if self._messages else "", self._console.text()]
         return "".join(f"\n{text}" for text in texts if text)
 
     def _open_log(self, *, fresh: bool) -> None:
@@ -460,7 +460,8 @@ class VmInstance(Instance):
 
     def _lost(self, why: str) -> Exit:
         killed = self._killer is not None
-        return Exit(137, time.time(), reason="" if killed else f"{_LOST}{why}")
+        trouble = self._vmm.trouble if self._vmm else ""
+        return Exit(137, time.time(), reason="" if killed else f"{_LOST}{f': {trouble}' if trouble else why}")
 
     async def _power_off(self) -> None:
         """Let the guest sync its disk and end; make it end if it doesn't."""

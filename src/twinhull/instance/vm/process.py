@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,6 +32,9 @@ _ROOT = "root"
 _START_SECONDS = 20.0
 _MESSAGES = 65536
 _F_ADD_SEALS, _F_SEAL_SHRINK, _F_SEAL_GROW = 1033, 2, 4
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 8
+_PIDFD_INFO = struct.Struct("QQ11Ii")
+"""Of linux/pidfd.h: mask, cgroup, eleven ids, wait status."""
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/share/qemu", "/usr/share/seabios")
 
 
@@ -67,11 +71,19 @@ class Vmm:
         """Whether it runs."""
         return proc.alive(self.pid, self.started)
 
+    @property
+    def trouble(self) -> str:
+        """What ended it, if that was its filter (syscalls.py); where the kernel tells (Linux 6.15)."""
+        return "QEMU made a system call that it has no use for, and was ended for it" if self.pid in _strayed else ""
+
     async def wait(self) -> None:
         """Return when it has ended; reaps it if it has become a child of ours."""
-        if self.alive:
-            await proc.wait_pid(self.pid)
-        _reap(self.pid)
+        with _pidfd(self.pid) as descriptor:
+            if self.alive:
+                await proc.wait_pid(self.pid)
+            if descriptor is not None and os.WTERMSIG(_wait_status(self.pid, descriptor)) == signal.SIGSYS:
+                _strayed.add(self.pid)
+            _reap(self.pid)
 
     async def kill(self) -> None:
         """End it at once, and wait for that."""
@@ -126,6 +138,8 @@ async def start(vm: qemu.Vm, cage: Cage, messages: Messages) -> Vmm:
     descriptors = (*_descriptors(vm), messages.descriptor)
     result = await proc.run(launcher, stdin=description, timeout=_START_SECONDS, check=False, pass_fds=descriptors)
     vmm = recorded(cage.run)
+    if vmm is not None:
+        _strayed.discard(vmm.pid)
     if result.status != 0 or vmm is None:
         raise PermanentError(f"start QEMU: {result.stderr.decode('utf-8', 'replace').strip() or 'the launcher failed'}")
     return vmm
@@ -251,6 +265,25 @@ def _pidfd(pid: int) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+_strayed: set[int] = set()
+"""Pids of what SIGSYS has ended; a number that comes again is taken out."""
+
+
 def _reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def _wait_status(pid: int, descriptor: int) -> int:
+    """How a process that has ended did, though it is no child of ours: as long as init hasn't reaped it /proc says it, then its pidfd.
+
+    0 if it's gone from /proc and the kernel is older than 6.15.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().split()[-1])
+    except (OSError, ValueError):
+        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(descriptor, _PIDFD_GET_INFO, info)
+        return int(_PIDFD_INFO.unpack(info)[-1])
