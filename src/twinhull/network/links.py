@@ -95,6 +95,11 @@ def hardware(index: int, mac: str, mtu: int) -> Message:
     return message(_NEWLINK, 0, _link(index), *_hardware(mac, mtu))
 
 
+def rename(index: int, name: str) -> Message:
+    """Another name for an interface that is down."""
+    return message(_NEWLINK, 0, _link(index), attribute(_IFLA_IFNAME, name))
+
+
 def up(index: int) -> Message:
     """Set an interface up."""
     return message(_NEWLINK, 0, _link(index, _UP, _UP))

@@ -30,7 +30,7 @@ from twinhull.network import addresses, links, netns
 from twinhull.spec.network import NetworkRecord
 from twinhull.sys.netlink import Netlink, NetlinkError
 
-_TUNSETIFF = 0x400454CA
+_TUNSETIFF, _TUNGETIFF = 0x400454CA, 0x800454D2
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _FIRST_INDEX = 2
@@ -158,12 +158,12 @@ class Kernel:
 
     # ports of VMs
 
-    def attach_taps(self, ports: Sequence[Port]) -> tuple[int, ...]:
-        """One tap for each port, all or none."""
+    def attach_taps(self, ports: Sequence[Port], ready: Sequence[int] = ()) -> tuple[int, ...]:
+        """One tap for each port, all or none. `ready`: descriptors of taps to take for them, in their order."""
         descriptors: list[int] = []
         try:
-            for port in ports:
-                descriptors.append(self._attach_tap(port))
+            for position, port in enumerate(ports):
+                descriptors.append(self._adopt_tap(port, ready[position]) if ready else self._attach_tap(port))
         except BaseException:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -175,6 +175,19 @@ class Kernel:
         name = self._home.ifname("t", port.number)
         descriptor = _open_tap(name)
         try:
+            self._equip(port, name)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _adopt_tap(self, port: Port, tap: int) -> int:
+        """The same for a tap that is there, of this network namespace and down: it gets the port's name."""
+        name = self._home.ifname("t", port.number)
+        descriptor = os.dup(tap)
+        try:
+            old = fcntl.ioctl(tap, _TUNGETIFF, bytes(40))[:16].split(b"\0")[0].decode()
+            self._link.request(links.rename(socket.if_nametoindex(old), name))
             self._equip(port, name)
         except BaseException:
             os.close(descriptor)
