@@ -6,16 +6,19 @@ The schema is the one that the package check-jsonschema carries and renews (its 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from importlib.util import find_spec
 from typing import Any
 
 import jsonschema_rs
 
 from twinhull.compose.text import kind
 from twinhull.compose.tree import ComposeError, Map, did_you_mean, dotted, place
+from twinhull.errors import PermanentError
 
 Path = list[str | int]
 
@@ -35,13 +38,22 @@ _TYPES = {
 @cache
 def document() -> dict[str, Any]:
     """The specification's schema with ours at `services.*.x-twinhull`."""
-    package, path = _SPECIFICATION
-    schema: dict[str, Any] = json.loads(resources.files(package).joinpath(path).read_text())
+    schema: dict[str, Any] = json.loads(_specification())
     schema["$defs"]["service"]["properties"][EXTENSION] = {"$ref": "#/$defs/x-twinhull"}
     own = extension()
     # a schema with an $id of its own is a document of its own: its references stay inside it
     schema["$defs"]["x-twinhull"] = own
     return schema
+
+
+def _specification() -> bytes:
+    """The package's file, found without importing the package: that takes 0.3 s."""
+    package, path = _SPECIFICATION
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PermanentError(f"the Python package {package} is missing", "install Twinhull's dependencies again: make setup")
+    with open(os.path.join(spec.submodule_search_locations[0], path), "rb") as file:
+        return file.read()
 
 
 @cache

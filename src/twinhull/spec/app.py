@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-from pydantic import TypeAdapter
+from functools import cache
+from typing import TYPE_CHECKING
 
 from twinhull.spec.instance import InstanceSpec, PortMapping
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 APP_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
@@ -278,11 +281,16 @@ class AppSpec:
     """Absolute paths of bind mounts that `up` makes as folders where nothing is there (`create_host_path`, the default)."""
 
 
-_template_adapter: TypeAdapter[InstanceSpec] = TypeAdapter(InstanceSpec)
+@cache
+def _template_adapter() -> TypeAdapter[InstanceSpec]:
+    """Made when it is needed: pydantic takes longer to load (80 ms) than a compose file of a hundred services."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(InstanceSpec)
 
 
 def fingerprint(service: ServiceSpec, image_id: str) -> str:
     """Twelve hexadecimal digits that change whenever an instance made before has to be replaced."""
-    digest = hashlib.sha256(_template_adapter.dump_json(service.template))
+    digest = hashlib.sha256(_template_adapter().dump_json(service.template))
     digest.update(image_id.encode())
     return digest.hexdigest()[:12]
