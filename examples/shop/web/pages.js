@@ -21,7 +21,7 @@ const CATEGORIES = ['Deck', 'Navigation', 'Light', 'Safety', 'Galley'];
 const STEPS = [['pending', 'Placed'], ['paid', 'Paid, being packed'], ['shipped', 'Shipped']];
 const SAID = { pending: 'Waiting for payment', paid: 'Paid, being packed', shipped: 'Shipped', declined: 'Card declined' };
 
-const money = (cents) => `€ ${(cents / 100).toFixed(2)}`;
+const money = (cents) => `€\u00a0${(cents / 100).toFixed(2)}`;
 const icon = (name) => html`<svg class="icon" viewBox="0 0 64 64" aria-hidden="true"><use href="/static/icons.svg#${name}"/></svg>`;
 const total = (lines) => lines.reduce((sum, { product, quantity }) => sum + product.price * quantity, 0);
 const link = (href, text, here) => html`<a href="${href}"${href === here ? html` aria-current="page"` : ''}>${text}</a>`;
@@ -41,8 +41,8 @@ ${refresh ? html`<noscript><meta http-equiv="refresh" content="${refresh}"></nos
 <a class="skip" href="#main">Skip to the content</a>
 <header>
 <a class="brand" href="/"><img src="/static/logo.svg" alt="" width="40" height="40">Twinhull Chandlery</a>
-<nav aria-label="Shop">${link('/', 'Shelf', here)} ${link('/orders', 'Orders', here)} ${link('/behind', 'Behind the counter', here)}
-<a class="button quiet" href="/cart"${here === '/cart' ? html` aria-current="page"` : ''}>Cart <span class="count" id="count">${count}</span></a></nav>
+<nav aria-label="Shop">${link('/', 'Shelf', here)} ${link('/orders', 'Orders', here)} ${link('/behind', 'Behind the counter', here)}</nav>
+<a class="button quiet basket" href="/cart"${here === '/cart' ? html` aria-current="page"` : ''}>Cart <span class="count" id="count">${count}</span></a>
 </header>
 <main id="main" tabindex="-1">
 ${main}

@@ -56,8 +56,11 @@ func (d *Desk) Place(ctx context.Context, key string, wanted Wanted) (Order, err
 	fingerprint := hex.EncodeToString(sum[:])
 	order, err := d.store.ByKey(ctx, key)
 	if errors.Is(err, errNone) {
-		if order, err = d.draft(ctx, wanted); err == nil {
-			order, err = d.store.Insert(ctx, key, fingerprint, order)
+		draft, failed := d.draft(ctx, wanted)
+		if failed == nil {
+			order, err = d.store.Insert(ctx, key, fingerprint, draft)
+		} else if order, err = d.store.ByKey(ctx, key); errors.Is(err, errNone) { // another request may have placed it, and emptied the cart
+			err = failed
 		}
 	}
 	switch {

@@ -121,7 +121,7 @@ func (p *Provider) Charge(ctx context.Context, key string, wanted Charge) (Charg
 
 // pause is 100 ms, 200 ms, … each up to half longer, so that callers don't come back together.
 func pause(attempt int) time.Duration {
-	base := 50 * time.Millisecond << attempt
+	base := 50 * time.Millisecond << uint(attempt)
 	return base + time.Duration(rand.Int63n(int64(base)/2))
 }
 
