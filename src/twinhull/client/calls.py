@@ -313,11 +313,15 @@ def apps() -> Call[tuple[AppView, ...]]:
 
 
 def app_up(spec: AppSpec, options: UpOptions) -> Call[AppView]:
-    return Call("PUT", app(spec.name), AppView, asdict(options), spec)
+    return Call("PUT", app(spec.name), AppView, _up(options), spec)
 
 
 def app_plan(spec: AppSpec, options: UpOptions) -> Call[tuple[Step, ...]]:
-    return Call("POST", app(spec.name, "plan"), tuple[Step, ...], asdict(options), spec)
+    return Call("POST", app(spec.name, "plan"), tuple[Step, ...], _up(options), spec)
+
+
+def _up(options: UpOptions) -> dict[str, Any]:
+    return {"cause": options.cause, "remove_orphans": options.remove_orphans, "service": options.services, "recreate": options.recreate}
 
 
 def app_view(name: str) -> Call[AppView]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from twinhull.engine.base import Event
 from twinhull.store.db import Database, EventRow
@@ -19,6 +19,8 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self.called: list[Callable[[Event], None]] = []
+        """Called at once with every event, by the parts of this engine; must not raise and not wait."""
 
     def emit(self, kind: str, action: str, id: str = "", name: str = "", **attributes: str) -> None:
         """Record one event now."""
@@ -26,6 +28,8 @@ class Events:
         self._database.add_event(EventRow(event.at, kind, action, id, name, attributes))
         for queue in list(self._listeners):
             self._tell(queue, event)
+        for call in self.called:
+            call(event)
 
     async def stream(self, since: float, follow: bool, filters: Mapping[str, tuple[str, ...]]) -> AsyncIterator[Event]:
         """Past events from `since` (0: none), then, with follow, new ones; no gap and no duplicate between the two."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 
 from pydantic import TypeAdapter
@@ -16,26 +16,69 @@ REVISIONS_KEPT = 50
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """What a service of a revision was resolved to: the image's id, and the fingerprint of its instances."""
+
+    image_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What people asked of an app beyond its file. Times: seconds since the epoch, by service.
+
+    active: services that were asked for; an app brought up as a whole has them all.
+    """
+
+    active: tuple[str, ...] = ()
+    scale: Mapping[str, int] = field(default_factory=dict)
+    stopped: tuple[str, ...] = ()
+    asked_at: Mapping[str, float] = field(default_factory=dict)
+    restart_at: Mapping[str, float] = field(default_factory=dict)
+    salts: Mapping[str, str] = field(default_factory=dict)
+    """Goes into a service's fingerprint, so that its instances are replaced though nothing changed."""
+    remove_orphans: bool = False
+    removed: bool = False
+    remove_volumes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AppRow:
-    """One row of `apps`; `wanted` and `memory` are their owners' JSON."""
+    """One row of `apps`. memory: plan/memory.py's JSON."""
 
     name: str
     created_at: float
     revision: int
-    wanted: str
-    memory: str
+    wanted: Wanted
+    memory: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One row of `app_revisions`. images: service → image id."""
+    """One row of `app_revisions`. pins: by service."""
 
     app: str
     number: int
     at: float
     cause: str
     spec: AppSpec
-    images: dict[str, str]
+    pins: Mapping[str, Pin]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """What the engine has to remember of an instance as a part of its service; the terms of plan.observed.Seen."""
+
+    serving: bool = False
+    weight: int = 0
+    serving_since: float = 0.0
+    draining_since: float = 0.0
+    stopped: bool = False
+    held: bool = False
+    post_start: str = "none"
+    post_start_of: float = 0.0
+    """started_at of the start that `post_start` is about."""
+    pre_stop: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +90,7 @@ class Member:
     service: str
     slot: int
     fingerprint: str
-    weight: int = 0
-    serving_since: float = 0.0
-    draining_since: float = 0.0
-    hooks: tuple[str, ...] = ()
+    state: MemberState = MemberState()
 
 
 class AppTable:
@@ -61,57 +101,59 @@ class AppTable:
 
     def apps(self) -> list[AppRow]:
         """All."""
-        return [AppRow(*row) for row in self._database.read("SELECT name, created_at, revision, wanted, memory FROM apps")]
+        rows = self._database.read("SELECT name, created_at, revision, wanted, memory FROM apps")
+        return [
+            AppRow(name, created_at, revision, _wanted().validate_json(wanted), memory)
+            for name, created_at, revision, wanted, memory in rows
+        ]
 
     def save(self, row: AppRow, revision: Revision | None = None) -> None:
         """Insert or update, with a new revision if there is one; revisions beyond the last REVISIONS_KEPT are forgotten."""
+        wanted = _wanted().dump_json(row.wanted).decode()
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO apps VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET revision = excluded.revision,"
                 " wanted = excluded.wanted, memory = excluded.memory",
-                (row.name, row.created_at, row.revision, row.wanted, row.memory),
+                (row.name, row.created_at, row.revision, wanted, row.memory),
             )
             if revision is not None:
                 spec = app_adapter().dump_json(revision.spec, exclude={"secret_values"}).decode()
-                values = (revision.app, revision.number, revision.at, revision.cause, spec, json.dumps(revision.images))
+                pins = _pins().dump_json(dict(revision.pins)).decode()
+                values = (revision.app, revision.number, revision.at, revision.cause, spec, pins)
                 connection.execute("INSERT INTO app_revisions VALUES (?, ?, ?, ?, ?, ?)", values)
-                connection.execute(
-                    "DELETE FROM app_revisions WHERE app = ? AND number <= ?", (revision.app, revision.number - REVISIONS_KEPT)
-                )
+                oldest = revision.number - REVISIONS_KEPT
+                connection.execute("DELETE FROM app_revisions WHERE app = ? AND number <= ?", (revision.app, oldest))
 
     def remove(self, name: str) -> None:
-        """With its revisions, addresses and ports."""
+        """With its revisions, members, addresses and ports."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM app_members WHERE app = ?", (name,))
             connection.execute("DELETE FROM apps WHERE name = ?", (name,))
 
     def revisions(self, app: str) -> list[Revision]:
         """All that are kept, oldest first."""
-        rows = self._database.read("SELECT app, number, at, cause, spec, images FROM app_revisions WHERE app = ? ORDER BY number", app)
+        rows = self._database.read("SELECT app, number, at, cause, spec, pins FROM app_revisions WHERE app = ? ORDER BY number", app)
         return [
-            Revision(name, number, at, cause, app_adapter().validate_json(spec), json.loads(images))
-            for name, number, at, cause, spec, images in rows
+            Revision(name, number, at, cause, app_adapter().validate_json(spec), _pins().validate_json(pins))
+            for name, number, at, cause, spec, pins in rows
         ]
 
     def members(self) -> list[Member]:
         """All."""
-        rows = self._database.read(
-            "SELECT instance_id, app, service, slot, fingerprint, weight, serving_since, draining_since, hooks FROM app_members"
-        )
-        return [Member(**dict(zip(Member.__slots__, (*row[:-1], tuple(json.loads(row[-1]))), strict=True))) for row in rows]
+        rows = self._database.read("SELECT instance_id, app, service, slot, fingerprint, state FROM app_members")
+        return [
+            Member(instance_id, app, service, slot, fingerprint, _state().validate_json(state))
+            for instance_id, app, service, slot, fingerprint, state in rows
+        ]
 
     def save_member(self, member: Member) -> None:
         """Insert or update."""
         values = (
-            *(getattr(member, name) for name in Member.__slots__ if name != "hooks"),
-            json.dumps(member.hooks),
-        )
+            member.instance_id, member.app, member.service, member.slot, member.fingerprint, _state().dump_json(member.state).decode()
+        )  # fmt: skip
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO app_members VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id) DO UPDATE SET"
-                " weight = excluded.weight, serving_since = excluded.serving_since,"
-                " draining_since = excluded.draining_since, hooks = excluded.hooks",
-                values,
+                "INSERT INTO app_members VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (instance_id) DO UPDATE SET state = excluded.state", values
             )
 
     def addresses(self) -> dict[tuple[str, str, str], str]:
@@ -146,3 +188,18 @@ class AppTable:
 def app_adapter() -> TypeAdapter[AppSpec]:
     """Reads and writes AppSpec as JSON."""
     return TypeAdapter(AppSpec)
+
+
+@cache
+def _wanted() -> TypeAdapter[Wanted]:
+    return TypeAdapter(Wanted)
+
+
+@cache
+def _pins() -> TypeAdapter[dict[str, Pin]]:
+    return TypeAdapter(dict[str, Pin])
+
+
+@cache
+def _state() -> TypeAdapter[MemberState]:
+    return TypeAdapter(MemberState)

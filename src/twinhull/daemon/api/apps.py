@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator
 from typing import Annotated, cast
 
@@ -19,8 +20,10 @@ router = APIRouter(prefix="/apps", tags=["apps"], route_class=Route, dependencie
 Services = Annotated[list[str], Query(default_factory=list, description="repeats; none: all")]
 
 
-async def _options(recreate: Services, cause: Annotated[str, Query(max_length=200)] = "up", remove_orphans: Flag = False) -> UpOptions:
-    return UpOptions(cause, remove_orphans, tuple(recreate))
+async def _options(
+    recreate: Services, service: Services, cause: Annotated[str, Query(max_length=200)] = "up", remove_orphans: Flag = False
+) -> UpOptions:
+    return UpOptions(cause, remove_orphans, tuple(service), tuple(recreate), secrets.token_hex(4))
 
 
 @router.get("", response_model=None)

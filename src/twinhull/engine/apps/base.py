@@ -67,6 +67,18 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
+class Happened:
+    """One thing done to an application, and why. number: rises by one, for whoever shows only what is new."""
+
+    number: int
+    at: float
+    action: str
+    subject: str
+    reason: str
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AppView:
     """One application. state: the worst of its services'; "removing" while `down` is under way. log: what was done last, and why."""
 
@@ -81,7 +93,7 @@ class AppView:
     started: bool = False
     """Whether every service has its instances running, ready or not."""
     services: tuple[ServiceView, ...] = ()
-    log: tuple[str, ...] = ()
+    log: tuple[Happened, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +109,14 @@ class RevisionView:
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """cause: for `history`. recreate: services whose instances are replaced in any case."""
+    """cause: for `history`. services: those meant (with their dependencies); empty: all. recreate: services whose instances are
+    replaced even if nothing changed; salt: what makes this time differ from the last."""
 
     cause: str = "up"
     remove_orphans: bool = False
+    services: tuple[str, ...] = ()
     recreate: tuple[str, ...] = ()
+    salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ CREATE TABLE apps (
     name       TEXT PRIMARY KEY,
     created_at REAL NOT NULL,
     revision   INTEGER NOT NULL,                -- the one wanted now
-    wanted     TEXT NOT NULL,                   -- engine.apps.record.Wanted: scale, stopped services, removal
+    wanted     TEXT NOT NULL,                   -- store.apps.Wanted: scale, stopped services, removal
     memory     TEXT NOT NULL                    -- plan's memory: rollouts, crash counts
 ) STRICT;
 
@@ -13,7 +13,7 @@ CREATE TABLE app_revisions (
     at      REAL NOT NULL,
     cause   TEXT NOT NULL,                      -- "up", "rollback to 3", "isolate web vm"
     spec    TEXT NOT NULL,                      -- spec.app.AppSpec without secret values
-    images  TEXT NOT NULL,                      -- service → image id
+    pins    TEXT NOT NULL,                      -- service → store.apps.Pin
     PRIMARY KEY (app, number)
 ) STRICT;
 
@@ -23,10 +23,7 @@ CREATE TABLE app_members (
     service        TEXT NOT NULL,
     slot           INTEGER NOT NULL,
     fingerprint    TEXT NOT NULL,
-    weight         INTEGER NOT NULL DEFAULT 0,  -- share of new connections, 0 none
-    serving_since  REAL NOT NULL DEFAULT 0,
-    draining_since REAL NOT NULL DEFAULT 0,
-    hooks          TEXT NOT NULL DEFAULT '[]'   -- hooks that have run
+    state          TEXT NOT NULL                -- store.apps.MemberState
 ) STRICT;
 
 CREATE TABLE app_addresses (

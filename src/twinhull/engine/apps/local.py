@@ -1,0 +1,456 @@
+"""Applications on this machine: writes down what is wanted, and keeps one loop an app."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from twinhull.engine.apps import views
+from twinhull.engine.apps.balance import Balance, resolved
+from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.hands import Hands, instance_spec
+from twinhull.engine.apps.loop import Loop
+from twinhull.engine.apps.observe import observe
+from twinhull.engine.apps.state import App, desired, salted
+from twinhull.engine.base import Event
+from twinhull.engine.instances import Instances
+from twinhull.engine.names import check as check_name
+from twinhull.errors import ConflictError, NotFoundError, UserError
+from twinhull.image.base import ImageView
+from twinhull.plan import memory as memories
+from twinhull.plan import rollout
+from twinhull.plan.preview import preview
+from twinhull.spec.app import (
+    APP_LABEL,
+    FINGERPRINT_LABEL,
+    ONE_OFF_LABEL,
+    SERVICE_LABEL,
+    SLOT_LABEL,
+    AppSpec,
+    AppVolume,
+    ServiceSpec,
+)
+from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, RestartPolicy, Runtime
+from twinhull.spec.process import ImageConfig
+from twinhull.store.apps import AppRow, AppTable, Member, Pin, Revision, Wanted
+from twinhull.sys import fs, trees
+
+_SECRET = "secret:"
+
+
+@dataclass(eq=False)
+class LocalApps(AppEngine):
+    """See `AppEngine`. `secrets`: the folder for secrets given by environment, a file each, readable by root alone."""
+
+    table: AppTable
+    instances: Instances
+    balance: Balance
+    hands: Hands
+    loop: Loop
+    networks: Callable[[], Collection[str]]
+    secrets: Path
+    apps: dict[str, App]
+    gateway_port: str = ""
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    # the daemon's life
+
+    def load(self) -> None:
+        """From the database. Instances whose membership wasn't written down any more are found by their labels."""
+        members = {member.instance_id: member for member in self.table.members()}
+        self.balance.load()
+        for row in self.table.apps():
+            app = App(self.table, row, self.table.revisions(row.name))
+            app.memory = memories.load(row.memory)
+            app.members = {key: member for key, member in members.items() if member.app == row.name}
+            self.apps[row.name] = app
+        for live in self.instances.lives.values():
+            if live.id not in members and (found := _by_labels(live.id, live.record.spec.labels)) and found.app in self.apps:
+                self.table.save_member(found)
+                self.apps[found.app].members[live.id] = found
+
+    def start_all(self) -> None:
+        """Begin to look after every app; instances and network are there."""
+        self.instances.events.called.append(self._happened)
+        for app in self.apps.values():
+            self.loop.start(app)
+
+    def _happened(self, event: Event) -> None:
+        """An instance's event wakes its app."""
+        if event.kind != "instance":
+            return
+        for app in self.apps.values():
+            if event.id in app.members:
+                app.wake()
+
+    def used_images(self) -> set[str]:
+        """Ids of images that a wanted or rememberable revision needs."""
+        return {pin.image_id for app in self.apps.values() for revision in app.revisions[-5:] for pin in revision.pins.values()}
+
+    async def ended(self, app: App) -> None:
+        """Everything of a removed app has gone: forget it."""
+        await self.balance.remove(app)
+        self.table.remove(app.name)
+        self.apps.pop(app.name, None)
+        await asyncio.to_thread(_remove_folder, self.secrets / app.name)
+        self.instances.events.emit("app", "remove", "", app.name)
+        app.gone.set()
+        app.announce()
+
+    # what is wanted
+
+    async def up(self, spec: AppSpec, options: UpOptions) -> AppView:
+        check_name(spec.name)
+        async with self._changing:
+            app = self.apps.get(spec.name)
+            if app is not None and app.wanted.removed:
+                raise ConflictError(f"application {spec.name} is being removed", "try again in a moment")
+            revision = await self._resolve(app, spec, options, store=True)
+            app = self._write(app, revision, options)
+        return self._view(app)
+
+    def _write(self, app: App | None, revision: Revision, options: UpOptions) -> App:
+        now = time.time()
+        active = _active(revision.spec, options)
+        if app is None:
+            app = App(self.table, AppRow(revision.app, now, revision.number, Wanted()), [])
+            self.apps[app.name] = app
+        wanted = app.wanted
+        kept = (set(wanted.active) | active) & set(revision.spec.services)
+        app.failed.clear()
+        app.save(
+            wanted=replace(
+                wanted,
+                active=tuple(name for name in revision.spec.services if name in kept),
+                scale={name: count for name, count in wanted.scale.items() if name not in active},
+                stopped=tuple(name for name in wanted.stopped if name not in active),
+                asked_at={**wanted.asked_at, **dict.fromkeys(active, now)},
+                salts=self._salts(app, options),
+                remove_orphans=options.remove_orphans,
+            ),
+            revision=None if app.revisions and _same(app.revision, revision) else revision,
+        )
+        self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
+        self._go(app)
+        return app
+
+    def _go(self, app: App) -> None:
+        if app.task is None:
+            self.loop.start(app)
+        app.wake()
+
+    def _salts(self, app: App | None, options: UpOptions) -> dict[str, str]:
+        old = dict(app.wanted.salts) if app else {}
+        return old | dict.fromkeys(options.recreate, options.salt) if options.recreate else old
+
+    async def _resolve(self, app: App | None, spec: AppSpec, options: UpOptions, *, store: bool) -> Revision:
+        """Everything that can be wrong with it is said here, before anything is changed."""
+        self._check_external(spec)
+        salts = self._salts(app, options)
+        services, pins = {}, {}
+        for name, service in spec.services.items():
+            self.instances.launcher.refuse_unsupported(service.template)
+            image = await self._image(service)
+            config = ImageConfig.parse(image.config)
+            found = resolved(service, _tcp_ports(image.config))
+            found = replace(found, template=self._placed(spec, _with_volumes(spec.name, found, config.volumes), store=store))
+            services[name] = found
+            pins[name] = Pin(image.id, salted(found, image.id, salts.get(name, "")))
+        complete = replace(spec, services=services, secret_values={}, notes=())
+        complete = replace(complete, volumes={**complete.volumes, **_own_volumes(complete)})
+        number = max((each.number for each in app.revisions), default=0) + 1 if app else 1
+        return Revision(spec.name, number, time.time(), options.cause, complete, pins)
+
+    async def _image(self, service: ServiceSpec) -> ImageView:
+        try:
+            return await self.instances.launcher.images.resolve(service.template.image)
+        except NotFoundError as error:
+            how = "twinhull up --build" if service.build else f"twinhull pull {service.template.image}"
+            raise NotFoundError(f"service {service.name}: {error.message}", how) from None
+
+    def _check_external(self, spec: AppSpec) -> None:
+        for network in spec.networks.values():
+            if network.external and network.name not in self.networks():
+                raise NotFoundError(f"external network {network.name} doesn't exist", f"twinhull network create {network.name}")
+        for volume in spec.volumes.values():
+            if volume.external and not self.instances.launcher.volumes.path(volume.name).exists():
+                raise NotFoundError(f"external volume {volume.name} doesn't exist", f"twinhull volume create {volume.name}")
+
+    def _placed(self, spec: AppSpec, template: InstanceSpec, *, store: bool) -> InstanceSpec:
+        """Secrets given by value become files that only the daemon can read."""
+        return replace(template, files=tuple(self._secret(spec, file, store=store) for file in template.files))
+
+    def _secret(self, spec: AppSpec, file: FileSpec, *, store: bool) -> FileSpec:
+        if not file.source.startswith(_SECRET):
+            return file
+        name = file.source.removeprefix(_SECRET)
+        if name not in spec.secret_values:
+            raise UserError(f"secret {name} has no value")
+        content = spec.secret_values[name].encode()
+        path = self.secrets / spec.name / hashlib.sha256(content).hexdigest()
+        if store and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fs.write_atomic(path, content, 0o600)
+        return replace(file, source=str(path), secret=True)
+
+    async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
+        check_name(spec.name)
+        present = self.apps.get(spec.name)
+        revision = await self._resolve(present, spec, options, store=False)
+        row = replace(present.row) if present else AppRow(spec.name, 0.0, 0, Wanted())
+        shadow = App(_Nowhere(), row, list(present.revisions) if present else [])  # type: ignore[arg-type]
+        if present:
+            shadow.memory, shadow.members = dict(present.memory), dict(present.members)
+        now = time.time()
+        active = tuple(_active(revision.spec, options))
+        shadow.save(
+            wanted=replace(shadow.wanted, active=active, asked_at=dict.fromkeys(active, now), remove_orphans=options.remove_orphans),
+            revision=None if present and _same(present.revision, revision) else revision,
+        )
+        seen = observe(shadow, self.instances.lives, now, await self.parts(shadow), ({}, {}))
+        return tuple(Step(type(each).__name__, each.key, each.reason) for each in preview(desired(shadow), seen, shadow.memory))
+
+    async def down(self, name: str, *, volumes: bool = False) -> None:
+        app = self._find(name)
+        app.failed.clear()
+        app.change(removed=True, remove_volumes=volumes or app.wanted.remove_volumes)
+        self.instances.events.emit("app", "down", "", name)
+        self._go(app)
+        await app.gone.wait()
+
+    # changes of what is wanted
+
+    async def scale(self, name: str, counts: dict[str, int]) -> AppView:
+        app = self._find(name)
+        for service, count in counts.items():
+            app.service(service)
+            if count < 0:
+                raise UserError(f"service {service}: {count} instances can't be")
+        app.change(scale={**app.wanted.scale, **counts}, active=_with(app, counts))
+        self.instances.events.emit("app", "scale", "", name, **{service: str(count) for service, count in counts.items()})
+        app.wake()
+        return self._view(app)
+
+    async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+        app = self._find(name)
+        chosen = self._chosen(app, services)
+        app.change(stopped=tuple(dict.fromkeys((*app.wanted.stopped, *chosen))))
+        app.wake()
+        return self._view(app)
+
+    async def start(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+        app = self._find(name)
+        chosen = self._chosen(app, services)
+        asked = {**app.wanted.asked_at, **dict.fromkeys(chosen, time.time())}
+        app.failed.clear()
+        app.change(stopped=tuple(each for each in app.wanted.stopped if each not in chosen), asked_at=asked, active=_with(app, chosen))
+        app.wake()
+        return self._view(app)
+
+    async def restart(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+        app = self._find(name)
+        chosen = self._chosen(app, services)
+        app.change(restart_at={**app.wanted.restart_at, **dict.fromkeys(chosen, time.time())})
+        app.wake()
+        return self._view(app)
+
+    async def rollback(self, name: str, revision: int = 0) -> AppView:
+        app = self._find(name)
+        earlier = [each.number for each in app.revisions if each.number < app.row.revision]
+        if not revision and not earlier:
+            raise ConflictError(f"application {name} has no earlier revision")
+        target = app.find_revision(revision or earlier[-1])
+        await self._check_images(target)
+        return self._again(app, target.spec, target.pins, f"rollback to {target.number}")
+
+    async def _check_images(self, revision: Revision) -> None:
+        for service, pin in revision.pins.items():
+            try:
+                await self.instances.launcher.images.resolve(pin.image_id)
+            except NotFoundError:
+                raise NotFoundError(
+                    f"the image of service {service} in revision {revision.number} was removed: {pin.image_id[:12]}"
+                ) from None
+
+    async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
+        app = self._find(name)
+        for service in self._chosen(app, services):
+            before = app.memory.get(service)
+            if before is None or before.rollout is None:
+                if services:
+                    raise ConflictError(f"service {service} has no rollout under way")
+                continue
+            app.memory[service] = _turn(verb, before)
+        app.save()
+        app.wake()
+        return self._view(app)
+
+    async def isolate(self, name: str, service: str, runtime: str) -> AppView:
+        app = self._find(name)
+        spec = app.service(service)
+        try:
+            word = Runtime.parse(runtime)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        changed = replace(spec, template=replace(spec.template, runtime=word))
+        self.instances.launcher.refuse_unsupported(changed.template)
+        pin = app.revision.pins[service]
+        mark = salted(changed, pin.image_id, app.wanted.salts.get(service, ""))
+        described = replace(app.spec, services={**app.spec.services, service: changed})
+        return self._again(app, described, {**app.revision.pins, service: Pin(pin.image_id, mark)}, f"isolate {service} {word}")
+
+    def _again(self, app: App, spec: AppSpec, pins: Mapping[str, Pin], cause: str) -> AppView:
+        """A further revision made of known parts."""
+        now = time.time()
+        number = max(each.number for each in app.revisions) + 1
+        active = tuple(name for name in spec.services if name in app.wanted.active)
+        wanted = replace(app.wanted, active=active, asked_at={**app.wanted.asked_at, **dict.fromkeys(active, now)})
+        app.failed.clear()
+        app.save(wanted=wanted, revision=Revision(app.name, number, now, cause, spec, dict(pins)))
+        self.instances.events.emit("app", "up", "", app.name, revision=str(number), cause=cause)
+        app.wake()
+        return self._view(app)
+
+    # looking
+
+    async def list(self) -> tuple[AppView, ...]:
+        return tuple(self._view(app) for app in self.apps.values())
+
+    async def view(self, name: str) -> AppView:
+        return self._view(self._find(name))
+
+    async def spec(self, name: str) -> AppSpec:
+        return self._find(name).spec
+
+    async def watch(self, name: str) -> AsyncIterator[AppView]:
+        app = self._find(name)
+        while not app.gone.is_set():
+            yield self._view(app)
+            await app.changed()
+
+    async def history(self, name: str) -> tuple[RevisionView, ...]:
+        return views.revisions(self._find(name))
+
+    async def one_off(self, name: str, service: str) -> InstanceSpec:
+        app = self._find(name)
+        spec = app.service(service)
+        pin = app.revision.pins[service]
+        return replace(instance_spec(name, spec), image=pin.image_id, restart=RestartPolicy(), health=None)
+
+    def member(self, service: str, name: str, slot: int = 0) -> str:
+        """The id of an instance of a service: the one with this slot, else the first that runs."""
+        app = self._find(name)
+        app.service(service)
+        members = sorted(
+            (each for each in app.members.values() if each.service == service), key=lambda each: (not each.state.serving, each.slot)
+        )
+        for each in members:
+            if slot in (0, each.slot) and each.instance_id in self.instances.lives:
+                return each.instance_id
+        raise NotFoundError(f"service {service} of application {name} has no instance{f' {slot}' if slot else ''}", "twinhull up")
+
+    async def parts(self, app: App) -> tuple[Collection[str], Collection[str]]:
+        """Names of the networks and volumes there are, as far as the app has to do with them."""
+        volumes = self.instances.launcher.volumes
+        there = {name for name in app.spec.volumes if volumes.path(name).exists()} if app.revisions else set()
+        return self.networks(), there
+
+    def _find(self, name: str) -> App:
+        try:
+            return self.apps[name]
+        except KeyError:
+            raise NotFoundError(f"no such application: {name}", "twinhull ls lists all") from None
+
+    def _chosen(self, app: App, services: tuple[str, ...]) -> tuple[str, ...]:
+        for service in services:
+            app.service(service)
+        return services or app.wanted.active
+
+    def _view(self, app: App) -> AppView:
+        return views.view(app, self.instances.lives, self.balance, self.gateway_port)
+
+
+class _Nowhere:
+    """The table of an app that exists on paper only."""
+
+    def save(self, *_values: object) -> None:
+        """Nowhere."""
+
+    save_member = save
+
+
+def _active(spec: AppSpec, options: UpOptions) -> set[str]:
+    """The services that are meant, with all that they depend on. Raises NotFoundError."""
+    found: set[str] = set()
+    rest = list(options.services or spec.services)
+    while rest:
+        name = rest.pop()
+        if name not in spec.services:
+            raise NotFoundError(f"application {spec.name} has no service {name}", f"it has: {', '.join(spec.services) or 'none'}")
+        if name not in found:
+            found.add(name)
+            rest += [each.service for each in spec.services[name].depends_on if each.service in spec.services]
+    return found
+
+
+def _same(old: Revision, new: Revision) -> bool:
+    return (old.spec, dict(old.pins)) == (new.spec, dict(new.pins))
+
+
+def _with(app: App, services: Collection[str]) -> tuple[str, ...]:
+    wanted = {*app.wanted.active, *services}
+    return tuple(name for name in app.spec.services if name in wanted)
+
+
+def _turn(verb: str, before: memories.Memory) -> memories.Memory:
+    if verb == "pause":
+        return rollout.pause(before, "paused by hand")
+    if verb == "resume":
+        return rollout.resume(before, time.time())
+    return rollout.abort(before, "aborted by hand")
+
+
+def _by_labels(instance_id: str, labels: Mapping[str, str]) -> Member | None:
+    """For an instance that was created just before a daemon was killed."""
+    if APP_LABEL not in labels or ONE_OFF_LABEL in labels or not labels.get(SLOT_LABEL, "").isdigit():
+        return None
+    return Member(instance_id, labels[APP_LABEL], labels[SERVICE_LABEL], int(labels[SLOT_LABEL]), labels.get(FINGERPRINT_LABEL, ""))
+
+
+def _tcp_ports(config: Mapping[str, object]) -> tuple[int, ...]:
+    """From the image's EXPOSE."""
+    exposed = config.get("ExposedPorts")
+    words = [str(word).partition("/") for word in exposed] if isinstance(exposed, Mapping) else []
+    return tuple(int(port) for port, _, protocol in words if port.isdigit() and protocol in ("", "tcp"))
+
+
+def _with_volumes(app: str, service: ServiceSpec, declared: Collection[str]) -> InstanceSpec:
+    """The image's VOLUMEs by names of the app, so that what is in them survives the replacement of the one instance.
+
+    Several instances can't share them: each then has its own, which ends with it.
+    """
+    template = service.template
+    taken = {mount.target for mount in template.mounts}
+    if service.replicas != 1:
+        return template
+    own = tuple(
+        MountSpec(MountType.VOLUME, target, f"{app}_{service.name}_{target.strip('/').replace('/', '-')}")
+        for target in sorted(declared)
+        if target not in taken and target.strip("/")
+    )
+    return replace(template, mounts=(*template.mounts, *own))
+
+
+def _own_volumes(spec: AppSpec) -> dict[str, AppVolume]:
+    """Volumes that the images declare, so that `down -v` knows of them."""
+    named = {mount.source for service in spec.services.values() for mount in service.template.mounts if mount.type is MountType.VOLUME}
+    return {name: AppVolume(name) for name in named if name and name not in spec.volumes}
+
+
+def _remove_folder(path: Path) -> None:
+    if path.exists():
+        trees.remove(path)

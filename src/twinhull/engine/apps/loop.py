@@ -1,0 +1,160 @@
+"""Observe → plan → apply, for one application, until it is as it should be; then it sleeps until something happens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from twinhull.engine.apps.balance import Balance
+from twinhull.engine.apps.hands import Hands, answers
+from twinhull.engine.apps.observe import observe
+from twinhull.engine.apps.state import App, desired
+from twinhull.engine.live import Live
+from twinhull.engine.tasks import Tasks
+from twinhull.errors import TwinhullError
+from twinhull.plan import reconcile
+from twinhull.plan.actions import Action, Drain, Plan, Serve, Tell
+from twinhull.plan.lifecycle import State
+from twinhull.plan.observed import Failure, Observed
+from twinhull.spec.app import ServiceSpec
+
+_log = logging.getLogger(__name__)
+_PROBE_EVERY = 0.05
+_DRAIN_LOOK = 0.25
+"""Seconds between two questions how many connections are open, and between two connects to a port that doesn't answer yet."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Drives apps; one task each. `parts`: names of the networks and volumes that there are for an app. `ended`: the app has gone."""
+
+    hands: Hands
+    balance: Balance
+    tasks: Tasks
+    parts: Callable[[App], Awaitable[tuple[Collection[str], Collection[str]]]]
+    ended: Callable[[App], Awaitable[None]]
+
+    def start(self, app: App) -> None:
+        """In the background."""
+        app.wake()
+        app.task = self.tasks.spawn(f"app {app.name}", self._run(app))
+
+    async def _run(self, app: App) -> None:
+        while not app.gone.is_set():
+            app.woken.clear()
+            try:
+                wake_at = await self._turn(app)
+            except TwinhullError as error:
+                _log.warning("app %s: %s", app.name, error)
+                wake_at = time.time() + 1.0
+            except Exception:
+                _log.exception("app %s", app.name)
+                wake_at = time.time() + 5.0
+            if not app.gone.is_set():
+                await _wait(app, wake_at)
+
+    async def _turn(self, app: App) -> float:
+        """One observation, plan and beginning of its actions. When to look again at the latest (0: when something happens)."""
+        observed = await self._observe(app)
+        plan = reconcile.reconcile(desired(app), observed, app.memory)
+        if plan.memory != app.memory:
+            app.memory = dict(plan.memory)
+            app.save()
+        app.standings = plan.standings
+        app.settled = not plan.actions and not app.busy and all(standing.settled for standing in plan.standings.values())
+        await self._begin(app, plan, observed.now)
+        app.announce()
+        if app.wanted.removed and not plan.actions and not app.busy and not app.members:
+            await self.ended(app)
+            return 0.0
+        draining = any(member.state.draining_since for member in app.members.values())
+        look = observed.now + _DRAIN_LOOK if draining else 0.0
+        return min((at for at in (plan.wake_at, look) if at), default=0.0)
+
+    async def _observe(self, app: App) -> Observed:
+        lives = self.hands.instances.lives
+        self._probe_ports(app)
+        sessions = await self.balance.sessions(app)
+        rolling = any(memory.rollout is not None for memory in app.memory.values())
+        faults = await self.balance.faults(app) if rolling else {}
+        return observe(app, lives, time.time(), await self.parts(app), (sessions, faults))
+
+    async def _begin(self, app: App, plan: Plan, now: float) -> None:
+        traffic = [action for action in plan.actions if isinstance(action, Serve | Drain)]
+        if traffic:
+            await self.balance.apply(app, traffic, now)
+            for action in traffic:
+                self._note(app, action)
+            app.woken.set()
+        for other in plan.actions:
+            if isinstance(other, Tell):
+                await self.hands.do(app, other)
+            elif not isinstance(other, Serve | Drain):
+                app.busy.add(other.key)
+                self._note(app, other)
+                self.tasks.spawn(f"{type(other).__name__.lower()} {app.name} {other.key}", self._do(app, other))
+
+    async def _do(self, app: App, action: Action) -> None:
+        try:
+            await self.hands.do(app, action)
+            app.failed.pop(action.key, None)
+        except Exception as error:
+            if not isinstance(error, TwinhullError):
+                _log.exception("app %s: %s", app.name, action)
+            before = app.failed.get(action.key)
+            text = str(error) or type(error).__name__
+            app.failed[action.key] = Failure(text, time.time(), before.count + 1 if before else 1)
+            app.note(type(action).__name__, action.key, text, failed=True)
+        finally:
+            app.busy.discard(action.key)
+            app.wake()
+
+    def _note(self, app: App, action: Action) -> None:
+        kind = type(action).__name__
+        app.note(kind, action.key, action.reason)
+        self.hands.instances.events.emit("app", kind.lower(), "", app.name, subject=action.key, reason=action.reason)
+
+    # ports that should answer
+
+    def _probe_ports(self, app: App) -> None:
+        for member in app.members.values():
+            live = self.hands.instances.lives.get(member.instance_id)
+            if live is None or live.record.state is not State.RUNNING or live.health.status != "none":
+                app.answering.pop(member.instance_id, None)
+                continue
+            found = app.made_from(member.service, member.fingerprint)
+            port = probed_port(found[0]) if found else 0
+            if port and live.endpoints and member.instance_id not in app.answering:
+                app.answering[member.instance_id] = False
+                work = self._probe(app, live, port)
+                self.tasks.spawn(f"probe {live.record.name}", work)
+
+    async def _probe(self, app: App, live: Live, port: int) -> None:
+        """Until it answers or doesn't run any more."""
+        started = live.record.started_at
+        while live.record.state is State.RUNNING and live.record.started_at == started and live.id in app.answering:
+            if await answers(live.endpoints[0].address, port):
+                if live.id in app.answering:
+                    app.answering[live.id] = True
+                    app.wake()
+                return
+            await asyncio.sleep(_PROBE_EVERY)
+        app.answering.pop(live.id, None)
+        app.wake()
+
+
+def probed_port(spec: ServiceSpec) -> int:
+    """The TCP port that has to answer before an instance without a health check is ready: the first routed or published one. 0: none."""
+    routed = [route.port for route in spec.routes if route.port]
+    published = [mapping.container_port for mapping in spec.ports if mapping.protocol == "tcp"]
+    return next(iter([*routed, *published]), 0)
+
+
+async def _wait(app: App, until: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, until - time.time()) if until else None):
+            await app.woken.wait()

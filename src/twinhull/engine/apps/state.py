@@ -1,0 +1,168 @@
+"""One application in memory: what the database has of it, and what is going on with it now."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from twinhull.engine.apps.base import Happened
+from twinhull.errors import NotFoundError
+from twinhull.plan import memory as memories
+from twinhull.plan.actions import Standing
+from twinhull.plan.memory import Memory
+from twinhull.plan.observed import Desired, Failure, Wish
+from twinhull.spec.app import AppSpec, ServiceSpec, fingerprint
+from twinhull.store.apps import AppRow, AppTable, Member, MemberState, Pin, Revision, Wanted
+
+_HAPPENINGS = 60
+
+
+@dataclass(eq=False)
+class App:
+    """Mutable on purpose; only the event loop's thread changes it. `wake` asks its loop to plan again, `announce` tells whoever watches."""
+
+    table: AppTable
+    row: AppRow
+    revisions: list[Revision]
+    members: dict[str, Member] = field(default_factory=dict)
+    """By instance id; an instance that a person removed is taken out when it is missed."""
+    memory: dict[str, Memory] = field(default_factory=dict)
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    busy: set[str] = field(default_factory=set)
+    failed: dict[str, Failure] = field(default_factory=dict)
+    health: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """By instance id: its health, and since when."""
+    answering: dict[str, bool] = field(default_factory=dict)
+    settled: bool = False
+    happened: deque[Happened] = field(default_factory=lambda: deque(maxlen=_HAPPENINGS))
+    task: asyncio.Task[None] | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _count: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.row.name
+
+    @property
+    def wanted(self) -> Wanted:
+        """What people asked of it."""
+        return self.row.wanted
+
+    @property
+    def revision(self) -> Revision:
+        """The revision wanted now."""
+        return self.find_revision(self.row.revision)
+
+    @property
+    def spec(self) -> AppSpec:
+        """The file as wanted now."""
+        return self.revision.spec
+
+    def find_revision(self, number: int) -> Revision:
+        """Raises NotFoundError."""
+        for revision in self.revisions:
+            if revision.number == number:
+                return revision
+        raise NotFoundError(f"application {self.name} has no revision {number}", f"twinhull -p {self.name} revisions lists them")
+
+    def service(self, name: str) -> ServiceSpec:
+        """A service of the wanted revision. Raises NotFoundError."""
+        try:
+            return self.spec.services[name]
+        except KeyError:
+            raise NotFoundError(
+                f"application {self.name} has no service {name}", f"it has: {', '.join(self.spec.services) or 'none'}"
+            ) from None
+
+    def made_from(self, service: str, mark: str) -> tuple[ServiceSpec, Pin] | None:
+        """The newest description of a service with this fingerprint."""
+        for revision in reversed(self.revisions):
+            pin = revision.pins.get(service)
+            if pin is not None and pin.fingerprint == mark:
+                return revision.spec.services[service], pin
+        return None
+
+    # changes
+
+    def save(self, *, wanted: Wanted | None = None, revision: Revision | None = None) -> None:
+        """Write down; with a revision it becomes the wanted one."""
+        text = memories.dump(self.memory).decode()
+        number = revision.number if revision else self.row.revision
+        self.row = replace(self.row, wanted=wanted or self.wanted, revision=number, memory=text)
+        if revision is not None:
+            self.revisions.append(revision)
+        self.table.save(self.row, revision)
+
+    def change(self, **values: Any) -> None:
+        """Change what is wanted, and write it down."""
+        self.save(wanted=replace(self.wanted, **values))
+
+    def mark(self, instance_id: str, **values: Any) -> None:
+        """Change what is remembered of an instance, if it is still known."""
+        member = self.members.get(instance_id)
+        if member is None:
+            return
+        state: MemberState = replace(member.state, **values)
+        if state != member.state:
+            self.members[instance_id] = replace(member, state=state)
+            self.table.save_member(self.members[instance_id])
+
+    def note(self, action: str, subject: str, reason: str, *, failed: bool = False) -> None:
+        """Something was done, or failed."""
+        self._count += 1
+        self.happened.append(Happened(self._count, time.time(), action, subject, reason, failed))
+        self.announce()
+
+    def wake(self) -> None:
+        """Plan again soon."""
+        self.settled = False
+        self.woken.set()
+
+    def announce(self) -> None:
+        """Tell whoever watches."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Until the next `announce`."""
+        await self._changed.wait()
+
+
+def salted(service: ServiceSpec, image_id: str, salt: str) -> str:
+    """The fingerprint, changed by a salt if there is one."""
+    mark = fingerprint(service, image_id)
+    return hashlib.sha256(f"{mark} {salt}".encode()).hexdigest()[:12] if salt else mark
+
+
+def desired(app: App) -> Desired:
+    """What the planner takes: the wanted revision, and what people asked beyond it."""
+    wanted, revision = app.wanted, app.revision
+    wishes = {}
+    for name, spec in revision.spec.services.items():
+        if name in wanted.active and name in revision.pins:
+            wishes[name] = Wish(
+                spec,
+                revision.pins[name].fingerprint,
+                wanted.scale.get(name, spec.replicas),
+                stopped=name in wanted.stopped,
+                asked_at=wanted.asked_at.get(name, 0.0),
+                restart_at=wanted.restart_at.get(name, 0.0),
+                known=_known(app, name),
+            )
+    return Desired(revision.spec, wishes, wanted.removed, wanted.remove_volumes, wanted.remove_orphans)
+
+
+def _known(app: App, service: str) -> dict[str, ServiceSpec]:
+    """Earlier descriptions that instances may still be of, or that a rollout may return to."""
+    marks = {member.fingerprint for member in app.members.values() if member.service == service}
+    remembered = app.memory.get(service, Memory())
+    marks |= {remembered.stable} | ({remembered.rollout.previous, remembered.rollout.to} if remembered.rollout else set())
+    return {mark: found[0] for mark in marks if mark and (found := app.made_from(service, mark))}
