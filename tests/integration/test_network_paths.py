@@ -355,8 +355,8 @@ async def test_flushed_ruleset_is_written_again(stage: lab.Stage) -> None:
     nft = Nft()
     nft.run("flush ruleset")
     nft.close()
-    assert await stage.host._run(stage.host._table.repair)
-    assert not await stage.host._run(stage.host._table.repair)
+    assert await stage.host._workers.quick(stage.host._workers.table.repair)
+    assert not await stage.host._workers.quick(stage.host._workers.table.repair)
     assert lab.inside(first, lab.ask_tcp, "10.186.0.3", 80) == "10.186.0.2"
     stage.serve(None, 7000)
     assert lab.inside(first, lab.ask_tcp, "10.186.0.1", 7000) == "refused"

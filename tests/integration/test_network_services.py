@@ -226,10 +226,10 @@ async def test_a_taken_port_changes_nothing(stage: lab.Stage) -> None:
     ],
 )
 async def test_bad_records_are_refused_and_change_nothing(stage: lab.Stage, record: ServiceRecord) -> None:
-    before = stage.host._table._count.copy()
+    before = stage.host._workers.table._count.copy()
     with pytest.raises(UserError):
         await stage.host.set_service(record)
-    assert stage.host._table._count == before
+    assert stage.host._workers.table._count == before
 
 
 async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> None:
@@ -326,7 +326,7 @@ async def test_a_flushed_ruleset_and_killed_resolvers_come_back(stage: lab.Stage
     nft = Nft()
     nft.run("flush ruleset")
     nft.close()
-    assert await stage.host._run(stage.host._table.repair)
+    assert await stage.host._workers.quick(stage.host._workers.table.repair)
     assert ask(client, 10) == {f"3 {CLIENT}": 5, f"4 {CLIENT}": 5}
     nft = Nft()
     nft.run("flush ruleset")

@@ -7,8 +7,7 @@ Laws:
   fail because something is gone already.
 - A daemon that is killed leaves no namespace and no tap that nobody uses; its bridges, rules and names are put right by the next `sync`.
 
-Threads: the event loop does no rtnetlink and no nftables. The *quick* worker does everything that an instance's start waits for, one job
-at a time; the *slow* one deletes links, which waits for RCU; conntrack.py has one for tracked flows.
+Threads: the event loop does no rtnetlink, no nftables and no ctnetlink; see workers.py and conntrack.py.
 """
 
 from __future__ import annotations
@@ -18,27 +17,24 @@ import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from twinhull.errors import ConflictError, PermanentError, UserError
 from twinhull.home import Home
 from twinhull.instance.base import Interface
 from twinhull.network import addresses, dns, netns, rules, service
+from twinhull.network.attachments import Attachments
 from twinhull.network.conntrack import Flows, Stale
 from twinhull.network.names import Entries, Owner, Place
-from twinhull.network.ports import Kernel, Port, enable_forwarding
+from twinhull.network.ports import Port
 from twinhull.network.publishing import Reservations
 from twinhull.network.rules import Element, Part
-from twinhull.network.table import Table
+from twinhull.network.workers import Workers
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.service import ServiceRecord
 
-T = TypeVar("T")
 Name = tuple[str, str, str]
 """(network id, name, address)"""
 
@@ -95,34 +91,23 @@ class NetworkHost:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._quick = ThreadPoolExecutor(1, "network-quick")
-        self._slow = ThreadPoolExecutor(1, "network-slow")
+        self._workers = Workers(home)
         self._resolvers = dns.Resolvers(home)
+        self._attachments = Attachments(home, self._workers, self._resolvers)
         self._reserved = Reservations()
         self._flows = Flows()
         self._records: dict[str, NetworkRecord] = {}
         self._services: dict[str, ServiceRecord] = {}
-        self._views: dict[int, dns.View] = {}
-        self._busy: dict[int, asyncio.Lock] = {}
         self._opened = False
-        self._kernel: Kernel
-        self._slow_kernel: Kernel
-        self._table: Table
 
     # the whole
 
     async def open(self) -> None:
         """Sysctls, the base table, folders. Nothing that a predecessor left is touched."""
-        await self._run(self._open)
+        await self._workers.open()
         await self._flows.open()
         await self._resolvers.open()
         self._opened = True
-
-    def _open(self) -> None:
-        enable_forwarding()
-        self._kernel, self._slow_kernel = Kernel(self._home), Kernel(self._home)
-        self._table = Table(self._home.nft_table, f"th{self._home.tag}")
-        self._table.open()
 
     async def close(self, *, remove: bool = False) -> None:
         """Let go, also after a failed `open`. With `remove` everything of this home is removed: for when no workload is left."""
@@ -134,14 +119,7 @@ class NetworkHost:
         await self._resolvers.close(remove=remove)
         self._reserved.close()
         await self._flows.close()
-        await self._run(self._close, remove)
-        self._quick.shutdown()
-        self._slow.shutdown()
-
-    def _close(self, remove: bool) -> None:
-        self._table.close(remove=remove)
-        for link in (self._kernel, self._slow_kernel):
-            link.close()
+        await self._workers.close(remove=remove)
 
     async def supervise(self) -> None:
         """Restart resolvers that died and write the rules again if somebody flushed them; for ever."""
@@ -153,11 +131,11 @@ class NetworkHost:
         while True:
             await asyncio.sleep(_CHECK_EVERY)
             with contextlib.suppress(PermanentError):  # tried again at the next look
-                await self._run(self._table.repair)
+                await self._workers.quick(self._workers.table.repair)
 
     async def foreign_policies(self) -> tuple[str, ...]:
         """Other nftables chains that drop forwarded or incoming traffic by default, for `doctor`."""
-        return await self._run(self._table.foreign_policies)
+        return await self._workers.quick(self._workers.table.foreign_policies)
 
     async def sync(
         self, networks: Sequence[NetworkRecord], instances: Sequence[Attached], services: Sequence[ServiceRecord] = ()
@@ -168,15 +146,15 @@ class NetworkHost:
         refused = await self._restore_bridges(networks)
         usable = [record for record in networks if record.id not in refused]
         served = [self._usable(record) for record in services]
-        missing = await self._run(self._restore_ports, usable, instances)
+        missing = await self._workers.quick(self._restore_ports, usable, instances)
         self._restore_names(instances, served)
         refused |= await self._restore_rules(usable, [attached for attached in instances if attached.id not in missing], served)
         return SyncReport(tuple(removed), tuple(missing), tuple(refused.items()))
 
     async def _remove_leftovers(self, networks: Sequence[NetworkRecord], ports: Sequence[Port]) -> list[str]:
-        leftovers = await self._run(self._kernel.leftovers, networks, ports)
+        leftovers = await self._workers.quick(self._workers.kernel.leftovers, networks, ports)
         for leftover in leftovers:
-            await self._run_slow(self._slow_kernel.delete, leftover)
+            await self._workers.slow(self._workers.slow_kernel.delete, leftover)
         return [leftover.name for leftover in leftovers]
 
     async def _restore_bridges(self, networks: Sequence[NetworkRecord]) -> dict[str, str]:
@@ -184,7 +162,7 @@ class NetworkHost:
         self._records = {}
         for record in networks:
             try:
-                await self._run(self._kernel.ensure_bridge, record)
+                await self._workers.quick(self._workers.kernel.ensure_bridge, record)
             except ConflictError as error:
                 refused[record.id] = error.message
                 continue
@@ -196,7 +174,7 @@ class NetworkHost:
         usable = {record.id for record in networks}
         missing = []
         for attached in instances:
-            found = [port.record.id in usable and self._kernel.restore(port) for port in attached.ports]
+            found = [port.record.id in usable and self._workers.kernel.restore(port) for port in attached.ports]
             if not all(found):
                 missing.append(attached.id)
         return missing
@@ -225,7 +203,7 @@ class NetworkHost:
         for record in networks:
             owned[f"network {record.id}"] = await self._network_elements(record)
         for attached in instances:
-            owned |= await self._port_elements(attached.ports, attached.dns)
+            owned |= await self._attachments.parts(attached.ports, attached.dns)
             try:
                 chosen = self._reserved.reserve(attached.id, attached.name, attached.mappings)
                 owned[f"published {attached.id}"] = _published(attached.address, chosen)
@@ -238,7 +216,7 @@ class NetworkHost:
             except UserError as error:
                 refused[served.id] = error.message
             owned[f"service {served.id}"] = service.parts(served, ports)
-        await self._run(self._table.reset, owned)
+        await self._workers.quick(self._workers.table.reset, owned)
         self._services = {served.id: served for served in services}
         for served in services:
             self._flows.forget_soon(served.id, service.stale(served, self._reserved.mappings(served.id)))
@@ -248,7 +226,7 @@ class NetworkHost:
 
     async def free_subnet(self, taken: Iterable[str] = (), pools: Sequence[str] = ()) -> str:
         """A subnet that overlaps nothing in this network namespace, nor `taken` (subnets of networks without a bridge now)."""
-        occupied = await self._run(self._kernel.occupied)
+        occupied = await self._workers.quick(self._workers.kernel.occupied)
         return addresses.choose_subnet([*occupied, *taken], pools or addresses.POOLS)
 
     async def check_subnet(self, subnet: str, taken: Mapping[str, str]) -> str:
@@ -257,7 +235,7 @@ class NetworkHost:
         Raises UserError or ConflictError.
         """
         text = str(addresses.parse_subnet(subnet))
-        others = await self._run(self._kernel.occupied) | {key: f"network {name}" for key, name in taken.items()}
+        others = await self._workers.quick(self._workers.kernel.occupied) | {key: f"network {name}" for key, name in taken.items()}
         other = addresses.overlapping(text, others)
         if other:
             raise ConflictError(f"subnet {text} overlaps {other} of {others[other]}", "choose another one")
@@ -265,22 +243,20 @@ class NetworkHost:
 
     async def ensure(self, record: NetworkRecord) -> None:
         """Make the network, or put it right. Raises ConflictError if its subnet is in use by others."""
-        await self._run(self._kernel.ensure_bridge, record)
+        await self._workers.quick(self._workers.kernel.ensure_bridge, record)
         self._records[record.id] = record
         self._resolvers.names.add_network(record)
         elements = await self._network_elements(record)
-        await self._run(self._table.replace, {f"network {record.id}": elements})
+        await self._workers.quick(self._workers.table.replace, {f"network {record.id}": elements})
 
     async def destroy(self, record: NetworkRecord) -> None:
         """Remove the network and all that hangs on it. Its instances are the caller's business."""
         self._records.pop(record.id, None)
-        await self._run(self._table.replace, {f"network {record.id}": ()})
+        await self._workers.quick(self._workers.table.replace, {f"network {record.id}": ()})
         gone = set(self._resolvers.using(record))
-        await self._resolvers.keep(
-            {_own_view(other).name for other in self._records.values()} | {view.name for view in self._views.values()} - gone
-        )
+        await self._resolvers.keep({_own_view(other).name for other in self._records.values()} | self._attachments.views - gone)
         self._resolvers.names.remove_network(record)
-        await self._run_slow(self._slow_kernel.remove_named, self._kernel.bridge_name(record))
+        await self._workers.slow(self._workers.slow_kernel.remove_named, self._workers.kernel.bridge_name(record))
 
     def bridge(self, record: NetworkRecord) -> str:
         """The name of the network's bridge."""
@@ -297,67 +273,18 @@ class NetworkHost:
         `netns_fd`: an existing namespace to equip, for one that belongs to another user namespace.
         """
         settings = netns.INSTANCE_SYSCTLS | dict(sysctls or {})
-        return await self._attach(ports, dns, _close_netns, self._kernel.attach_netns, ports, settings, netns_fd)
+        return await self._attachments.attach(ports, dns, _close_netns, self._workers.kernel.attach_netns, ports, settings, netns_fd)
 
     async def attach_taps(self, ports: Sequence[Port], *, dns: Sequence[str] = (), ready: Sequence[int] = ()) -> tuple[int, ...]:
         """One tap descriptor (vnet header, non-blocking, close-on-exec) per port; a tap lives as long as its descriptor.
 
         `ready`: descriptors of taps that are there already and are down, one per port; they get the ports' names. The caller keeps its own.
         """
-        return await self._attach(ports, dns, _close_taps, self._kernel.attach_taps, ports, ready)
-
-    async def _attach(
-        self, ports: Sequence[Port], servers: Sequence[str], undo: Callable[[T], None], function: Callable[..., T], *arguments: object
-    ) -> T:
-        """Admit the ports and make them; after a failure or cancellation nothing of them is left."""
-        async with AsyncExitStack() as stack:
-            await self._take(stack, ports)
-            job: asyncio.Future[T] | None = None
-            try:
-                elements = await self._port_elements(ports, servers)
-                await self._run(self._table.replace, elements)
-                job = asyncio.ensure_future(self._run(function, *arguments))
-                return await asyncio.shield(job)
-            except BaseException:
-                await asyncio.shield(self._abandon(ports, job, undo))
-                raise
-
-    async def _abandon(self, ports: Sequence[Port], job: asyncio.Future[T] | None, undo: Callable[[T], None]) -> None:
-        """A thread can't be interrupted: wait for what it makes, and unmake it."""
-        if job:
-            with contextlib.suppress(Exception):
-                undo(await job)
-        await self._withdraw(ports)
+        return await self._attachments.attach(ports, dns, _close_taps, self._workers.kernel.attach_taps, ports, ready)
 
     async def detach(self, ports: Sequence[Port]) -> None:
         """Remove these ports wherever they are. Takes some 40 ms; a later `attach` of the same number waits for it."""
-        async with AsyncExitStack() as stack:
-            await self._take(stack, ports)
-            await self._withdraw(ports)
-
-    async def _take(self, stack: AsyncExitStack, ports: Sequence[Port]) -> None:
-        for number in sorted({port.number for port in ports}):
-            await stack.enter_async_context(self._busy.setdefault(number, asyncio.Lock()))
-
-    async def _withdraw(self, ports: Sequence[Port]) -> None:
-        gone = {view.name for port in ports if (view := self._views.pop(port.number, None))}
-        await self._run(self._table.replace, {f"port {port.number}": () for port in ports})
-        await self._resolvers.retire(gone - {view.name for view in self._views.values()})
-        await self._run_slow(self._slow_kernel.remove, ports)
-
-    async def _port_elements(self, ports: Sequence[Port], servers: Sequence[str]) -> dict[str, frozenset[Part]]:
-        view = dns.View.of(ports, tuple(servers))
-        elements: dict[str, frozenset[Part]] = {}
-        for port in ports:
-            names = (self._home.ifname(kind, port.number) for kind in ("v", "t"))
-            elements[f"port {port.number}"] = frozenset().union(*(rules.of_endpoint(name, port.interface.address) for name in names))
-        if view is None or view == _own_view(view.records[0]):
-            return elements
-        self._views |= {port.number: view for port in ports}
-        listening = await self._resolvers.ensure(view)
-        for port in ports:  # whichever of its gateways the instance asks, it is answered by its own view
-            elements[f"port {port.number}"] |= rules.of_resolver(port.interface.address, view.gateway, listening)
-        return elements
+        await self._attachments.detach(ports)
 
     async def _network_elements(self, record: NetworkRecord) -> frozenset[Element]:
         port = await self._resolvers.ensure(_own_view(record))
@@ -398,7 +325,7 @@ class NetworkHost:
         before = self._reserved.mappings(record.id)
         chosen = self._reserved.reserve(record.id, record.id, record.ports)
         try:
-            await self._run(self._table.replace, {f"service {record.id}": service.parts(record, chosen)})
+            await self._workers.quick(self._workers.table.replace, {f"service {record.id}": service.parts(record, chosen)})
         except BaseException:
             self._reserved.reserve(record.id, record.id, before)
             raise
@@ -410,7 +337,7 @@ class NetworkHost:
     async def remove_service(self, service_id: str) -> None:
         """Forget the service: its names, addresses and ports. Nothing happens without it."""
         self._resolvers.names.replace(("service", service_id), {})
-        await self._run(self._table.replace, {f"service {service_id}": ()})
+        await self._workers.quick(self._workers.table.replace, {f"service {service_id}": ()})
         if gone := self._services.pop(service_id, None):
             self._flows.forget_soon(service_id, service.stale(service.emptied(gone), self._reserved.mappings(service_id)))
         self._reserved.release(service_id)
@@ -445,18 +372,10 @@ class NetworkHost:
         self._reserved.release(instance_id)
 
     async def _publish(self, instance_id: str, elements: frozenset[Part], mappings: Iterable[PortMapping]) -> None:
-        await self._run(self._table.replace, {f"published {instance_id}": elements})
+        await self._workers.quick(self._workers.table.replace, {f"published {instance_id}": elements})
         udp = frozenset(mapping.host_port for mapping in mappings if mapping.protocol == "udp")
         if udp:
             await self._flows.forget(Stale(ports=udp))
-
-    # threads
-
-    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._quick, function, *arguments)
-
-    async def _run_slow(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
 
 def _close_netns(held: netns.Netns) -> None:
