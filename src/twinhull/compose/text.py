@@ -34,14 +34,22 @@ class _Composer(CParser, BaseResolver):
         BaseResolver.__init__(self)
 
 
-for _kind, _pattern, _first in (
+_PATTERNS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("int", r"[-+]?[0-9]+|[-+]?0o[0-7]+|[-+]?0x[0-9a-fA-F]+|[-+]?0b[01]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+0123456789.")),
+    ("int", r"[-+]?[0-9]+|[-+]?0o[0-7]+|[-+]?0x[0-9a-fA-F]+|[-+]?0b[01]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
     ("merge", r"<<", "<"),
-):
-    _Composer.add_implicit_resolver(_YAML + _kind, re.compile(rf"^(?:{_pattern})$"), list(_first))
+)
+
+
+def teach(resolver: type[BaseResolver]) -> None:
+    """Make a resolver take plain scalars as this module does (or, in a dumper, quote what would be taken so)."""
+    for name, pattern, first in _PATTERNS:
+        resolver.add_implicit_resolver(_YAML + name, re.compile(rf"^(?:{pattern})$"), list(first))
+
+
+teach(_Composer)
 
 
 def parse(text: str, file: str) -> list[Map]:
