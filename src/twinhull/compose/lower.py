@@ -18,7 +18,7 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
     network_names = {key: _engine_name(name, key, config) for key, config in networks.items()}
     volumes = model.sub("volumes")
     volume_names = {key: _engine_name(name, key, config) for key, config in volumes.items()}
-    sources = lowermounts.Sources(volumes, volume_names, model.sub("configs"), model.sub("secrets"), dict(variables))
+    sources = lowermounts.Sources(volumes, volume_names, model.sub("configs"), model.sub("secrets"), dict(variables), [])
     secret_values: dict[str, str] = {}
     around = lowerservice.Around(name, services, network_names, sources, _link_aliases(services), _awaited(services), secret_values)
     lowered = {key: lowerservice.lower(key, services[key], around) for key in order}
@@ -29,7 +29,7 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
         networks=_used_networks(lowered, networks, network_names),
         volumes=_used_volumes(lowered, volumes, volume_names),
         folder=folder,
-        notes=(*notes, *support.notes(model), *_two_writers(services, lowered)),
+        notes=(*notes, *sources.notes, *support.notes(model), *_two_writers(services, lowered)),
         secret_values=secret_values,
         host_paths=_host_paths(services),
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from twinhull.compose import fields
 from twinhull.compose.tree import ComposeError, Map, Mark
 from twinhull.spec import units
+from twinhull.spec.app import Note
 from twinhull.spec.instance import FileSpec, MountSpec, MountType
 
 _UNSUPPORTED = ("image", "cluster", "npipe")
@@ -14,13 +15,14 @@ _UNSUPPORTED = ("image", "cluster", "npipe")
 
 
 class Sources(NamedTuple):
-    """The sections of the file that mounts refer to, the engine's names of volumes, and the variables."""
+    """The sections of the file that mounts refer to, the engine's names of volumes, and the variables. notes: filled."""
 
     volumes: Map
     volume_names: dict[str, str]
     configs: Map
     secrets: Map
     variables: dict[str, str]
+    notes: list[Note]
 
 
 def mounts(service: Map, services: Map, sources: Sources) -> tuple[MountSpec, ...]:
@@ -125,7 +127,7 @@ def _config(entry: Map, mark: Mark, sources: Sources) -> FileSpec:
     if "file" in config:
         return _file(entry, target, source=config["file"])
     if "environment" in config:
-        return _file(entry, target, content=_value(config, sources))
+        return _file(entry, target, content=_value(f"configs.{name}", config, sources))
     if "content" in config:
         return _file(entry, target, content=fields.text(config, "content"))
     if not fields.flag(config, "external"):
@@ -141,7 +143,7 @@ def _secret(entry: Map, mark: Mark, sources: Sources, secret_values: dict[str, s
     if "file" in secret:
         return _file(entry, target, source=secret["file"], secret=True)
     if "environment" in secret:
-        secret_values[name] = _value(secret, sources)
+        secret_values[name] = _value(f"secrets.{name}", secret, sources)
     elif not fields.flag(secret, "external"):
         raise ComposeError(sources.secrets.at(name), f"secret {name!r} needs one of file and environment")
     return _file(
@@ -149,11 +151,13 @@ def _secret(entry: Map, mark: Mark, sources: Sources, secret_values: dict[str, s
     )
 
 
-def _value(resource: Map, sources: Sources) -> str:
-    variable = str(resource["environment"])
-    if variable not in sources.variables:
-        raise ComposeError(resource.at("environment"), f"environment variable {variable!r} isn't set")
-    return sources.variables[variable]
+def _value(key: str, resource: Map, sources: Sources) -> str:
+    """Of a variable. One that isn't set stops `up`, but not what only looks at the file."""
+    variable, mark = str(resource["environment"]), resource.at("environment")
+    note = Note(str(mark), f"{key}.environment", f"environment variable {variable} isn't set", fatal=True)
+    if variable not in sources.variables and note not in sources.notes:
+        sources.notes.append(note)
+    return sources.variables.get(variable, "")
 
 
 def _target(entry: Map, name: str, folder: str) -> str:
