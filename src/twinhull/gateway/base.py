@@ -25,6 +25,8 @@ class Backend:
     routes: tuple[RouteSpec, ...]
     """With their ports resolved (never 0)."""
     servers: tuple[Server, ...] = ()
+    activator: str = ""
+    """IP:PORT that takes the requests while no server is up: it holds them, starts an instance, and passes them on. "" none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ class Gateway(abc.ABC):
 
     @abc.abstractmethod
     async def apply(self, backends: tuple[Backend, ...]) -> None:
-        """Exactly these. Effective on return: a new server takes requests, a removed or 0-weight one no new ones. Only servers changed: no reload.
+        """Exactly these. Effective on return: a new server takes requests, a removed or 0-weight one no new ones.
 
-        A server that is left out is removed once its sessions are over or after its route's timeout; see `sessions`.
+        Only servers changed: no reload. A server that is left out is removed once its sessions are over or after its route's timeout; see
+        `sessions`.
         Raises ConflictError where two backends claim the same host, path and TLS, or a port of the machine is taken.
         """
 
