@@ -87,7 +87,7 @@ def _later(now: float, when: float, before: Condition, after: Condition) -> tupl
 def _ended(seen: Seen, wish: Wish) -> Condition:
     if seen.held:
         return Condition.HELD
-    if seen.stopped or seen.finished_at < wish.asked_at:
+    if seen.stopped or seen.finished_at <= wish.asked_at:
         return Condition.STOPPED
     policy = wish.spec.template.restart
     promised = bool(wish.spec.routes) or wish.spec.scale is not None

@@ -53,6 +53,8 @@ def _unmet(need: Dependency, scenes: Mapping[str, Scene], desired: Desired) -> t
     scene = scenes.get(need.service)
     if scene is None:
         return "", False
+    if _done(scene):
+        return "", False
     if scene.wish.stopped:
         return f"{need.service}, on which it depends, is stopped", True
     if scene.blocked and not scene.current:
@@ -68,7 +70,7 @@ def _unmet(need: Dependency, scenes: Mapping[str, Scene], desired: Desired) -> t
 
 def _started(scene: Scene) -> str:
     met = {Condition.COMPLETED, Condition.GIVEN_UP, Condition.HELD, Condition.RESTARTING, *RUNS}
-    if not scene.wish.replicas or any(member.at in met for member in scene.current) or _done(scene):
+    if not scene.wish.replicas or any(member.at in met for member in scene.current):
         return ""
     return f"waits for {scene.name} to start"
 
@@ -86,8 +88,6 @@ def _healthy(scene: Scene) -> tuple[str, bool]:
 
 
 def _completed(scene: Scene) -> tuple[str, bool]:
-    if _done(scene):
-        return "", False
     done = sum(member.at is Condition.COMPLETED for member in scene.current)
     if done >= scene.wish.replicas:
         return "", False

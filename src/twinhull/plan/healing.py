@@ -33,6 +33,11 @@ def until(memory: Memory, slot: int, wish: Wish) -> float:
     return max((crash.until for crash in memory.crashes if crash.slot == slot and crash.at >= wish.asked_at), default=0.0)
 
 
+def has_failed(memory: Memory, seen: Seen, wish: Wish) -> bool:
+    """Whether this run of the instance is known to have failed: we stopped it for that, and it isn't started again but replaced."""
+    return any(crash.last == token(seen) and crash.at >= wish.asked_at for crash in memory.crashes)
+
+
 def note(memory: Memory, failed: Sequence[tuple[Seen, Condition]], wish: Wish, now: float) -> tuple[Memory, list[Tell]]:
     """The memory with failures that it didn't know yet, and what to tell of them."""
     known = {crash.slot: crash for crash in memory.crashes}

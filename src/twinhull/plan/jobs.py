@@ -28,7 +28,10 @@ def tend(scene: Scene, draft: Draft) -> None:
     for member in scene.old:
         leave(member, scene.wish, f"{label(member.seen)} ran revision {member.seen.fingerprint}, wanted is {scene.goal}", draft)
     for member in scene.current:
-        _run(member, scene, draft)
+        if member.seen.slot > scene.wish.replicas:
+            leave(member, scene.wish, f"{scene.name} runs {scene.wish.replicas} at once", draft)
+        else:
+            _run(member, scene, draft)
     if scene.old or scene.blocked or scene.memory.completed == scene.goal:
         return
     taken = {member.seen.slot for member in scene.current}

@@ -85,12 +85,14 @@ def _look(wish: Wish, instances: Sequence[Seen], memory: Memory, draft: Draft) -
     for each in instances:
         at, changes = condition(each, wish, draft.now)
         draft.wake(changes)
+        if at is Condition.STOPPED and healing.has_failed(memory, each, wish):
+            at = Condition.BROKEN
         members.append(Member(each, at))
     if wish.stopped:
         return scene(wish, members, memory)
     memory = jobs.remember(scene(wish, members, memory)) if wish.spec.job else rollout.advance(wish, members, memory, draft)
     view = scene(wish, members, memory)
-    failed = [(m.seen, m.at) for m in view.current if m.at in (Condition.BROKEN, Condition.SICK)]
+    failed = [(m.seen, m.at) for m in view.current if m.at is Condition.BROKEN or (m.at is Condition.SICK and not wish.spec.job)]
     if not failed:
         return view
     memory, tells = healing.note(memory, failed, wish, draft.now)

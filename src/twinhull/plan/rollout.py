@@ -38,7 +38,7 @@ class Member:
 def target(wish: Wish, memory: Memory) -> str:
     """The revision that instances are made from now: the wanted one, or the one that a failed rollout returns to."""
     rollout = memory.rollout
-    if rollout is not None and rollout.to == wish.fingerprint and _returning(rollout):
+    if rollout is not None and rollout.to == wish.fingerprint and _returning(rollout) and rollout.previous and not wish.spec.job:
         return rollout.previous
     return wish.fingerprint
 

@@ -32,19 +32,13 @@ def holds(scene: Scene, under_way: Rollout, draft: Draft) -> bool:
 def direct(scene: Scene, stay: Sequence[Member], draft: Draft) -> None:
     """Ask for what has to change. An instance that isn't ready leaves the balancers only where another is: a bad answer beats none."""
     ready = [m for m in stay if m.at is Condition.READY]
-    new, old = _weights(scene, ready)
-    switched = True
-    for member in ready:
-        weight = new if member.seen.fingerprint == scene.goal else old
-        if weight and not (member.seen.serving and member.seen.weight == weight):
-            switched &= draft.ask(Serve(member.seen.id, member.seen.service, member.seen.slot, _why(scene, member, weight), weight))
+    switched = _direct_ready(scene, ready, draft)
     for member in stay:
         seen = member.seen
         if not seen.serving:
             continue
         if member.at is Condition.READY:
-            off = switched and not (new if seen.fingerprint == scene.goal else old)
-            reason = f"traffic of {scene.name} goes to the other revision"
+            off, reason = switched[seen.fingerprint == scene.goal], f"traffic of {scene.name} goes to the other revision"
         else:
             off = bool(ready) or not (member.at in RUNS or member.at is Condition.RESTARTING)
             reason = f"{label(seen)} is not ready"
@@ -52,11 +46,29 @@ def direct(scene: Scene, stay: Sequence[Member], draft: Draft) -> None:
             draft.ask(Drain(seen.id, seen.service, seen.slot, reason))
 
 
-def _weights(scene: Scene, ready: Sequence[Member]) -> tuple[int, int]:
-    """Weight of each instance of the (current, old) revision; 0: no traffic."""
+def _direct_ready(scene: Scene, ready: Sequence[Member], draft: Draft) -> tuple[bool, bool]:
+    """Serve those that are to. Whether those of the (old, current) revision can be drained in the same change: the others are enough."""
+    current = [m for m in ready if m.seen.fingerprint == scene.goal]
+    old = [m for m in ready if m.seen.fingerprint != scene.goal]
+    new_weight, old_weight = _weights(scene, len(current), len(old))
+    complete = [_serve(scene, members, weight, draft) for members, weight in ((current, new_weight), (old, old_weight))]
+    enough = scene.wish.replicas
+    return not old_weight and complete[0] and len(current) >= enough, not new_weight and complete[1] and len(old) >= enough
+
+
+def _serve(scene: Scene, members: Sequence[Member], weight: int, draft: Draft) -> bool:
+    """Whether all of them serve now, or will with this plan."""
+    complete = True
+    for member in members:
+        seen = member.seen
+        if weight and not (seen.serving and seen.weight == weight):
+            complete &= draft.ask(Serve(seen.id, seen.service, seen.slot, _why(scene, member, weight), weight))
+    return complete
+
+
+def _weights(scene: Scene, new: int, old: int) -> tuple[int, int]:
+    """Weight of each of the `new` instances of the current revision and of the `old` others; 0: no traffic."""
     under_way = scene.rollout
-    new = sum(m.seen.fingerprint == scene.goal for m in ready)
-    old = len(ready) - new
     if under_way is None or not new or not old:
         return WEIGHT, WEIGHT
     match scene.strategy:
