@@ -45,3 +45,12 @@ def spec(loaded: Loaded) -> AppSpec:
         return loaded.spec()
     except ComposeError as error:
         raise UsageError(error.message, error.hint) from None
+
+
+def is_here() -> bool:
+    """Whether there is a compose file in this folder or above, or COMPOSE_FILE names one."""
+    if os.environ.get("COMPOSE_FILE"):
+        return True
+    from twinhull.compose import files
+
+    return any((folder / name).exists() for folder in (Path.cwd(), *Path.cwd().parents) for name in files.NAMES)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from twinhull.cli import table
 from twinhull.cli.parse import UsageError, parse
-from twinhull.errors import CannotRunError, TwinhullError
+from twinhull.errors import CannotRunError, NotFoundError, TwinhullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +56,8 @@ def dispatch(words: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if command is not None and (instead := _about_services(error, command)):
+            return dispatch([*(["--debug"] if debug else []), *instead, *rest])
         if debug:
             import traceback
 
@@ -93,6 +95,18 @@ def _two_words(words: list[str], prefix: str) -> tuple[Command, list[str]] | Non
     if command is None:
         raise _unknown(f"{words[0]} {second}")
     return command, words[2:]
+
+
+def _about_services(error: Exception, command: Command) -> list[str]:
+    """A verb about instances that finds none of that name, or is given none, is about the services of the compose file here, if any."""
+    words = ["compose", command.words.rpartition(" ")[2]]
+    missing = isinstance(error, NotFoundError) and "no such instance" in error.message
+    nothing = isinstance(error, UsageError) and " needs " in error.message
+    if not (missing or nothing) or command.words.startswith("compose") or table.find(" ".join(words)) is None:
+        return []
+    from twinhull.cli.appfile import is_here
+
+    return words if is_here() else []
 
 
 def handler(command: Command) -> Callable[[Arguments], int]:

@@ -42,14 +42,16 @@ def filters(args: Arguments) -> Query:
 
 
 def each(refs: Iterable[str], action: Callable[[str], str]) -> int:
-    """Do it to each, print what it returns (if anything), and go on after errors; 1 if there was one."""
+    """Do it to each, print what it returns (if anything), and go on after errors; 1 if there was one. Of an only one it is raised."""
     from twinhull.cli.main import report
 
-    status = 0
+    refs, status = list(refs), 0
     for ref in refs:
         try:
             told = action(ref)
         except TwinhullError as error:
+            if len(refs) == 1:
+                raise
             report(error)
             status = 1
             if "start it with" in error.hint:

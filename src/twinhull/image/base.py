@@ -32,6 +32,8 @@ class BuildSpec:
     target: str = ""
     args: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    """id → absolute file, for RUN --mount=type=secret."""
     no_cache: bool = False
     pull: bool = False
 

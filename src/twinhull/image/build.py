@@ -64,6 +64,7 @@ def argv(spec: BuildSpec, file: Path, iid_file: Path, marker: str) -> list[str]:
     command += [f"--tag={reference.local(tag)}" for tag in spec.tags]
     command += [f"--target={spec.target}"] if spec.target else []
     command += [f"--build-arg={key}={value}" for key, value in spec.args.items()]
+    command += [f"--secret=id={key},src={path}" for key, path in spec.secrets.items()]
     command += [f"--label={key}={value}" for key, value in spec.labels.items()]
     return [*command, spec.context]
 

@@ -18,9 +18,11 @@ _HOT = {
 GROUPS = (
     ("Run", "run"),
     ("Instances", "instances"),
+    ("Applications", "compose"),
     ("Images", "images"),
     ("Networks", "networks"),
     ("Volumes", "volumes"),
+    ("Compare", "compare"),
     ("System", "system"),
 )
 """Title in `--help` → module with the rows, in the order shown."""
@@ -28,6 +30,8 @@ GROUPS = (
 PREFIXES = {
     "container": "",
     "instance": "",
+    "compose": "compose",
+    "app": "compose",
     "image": "image",
     "network": "network",
     "volume": "volume",

@@ -31,7 +31,7 @@ COMMANDS = (
             ("twinhull ps -f runtime=vm -f label=app=shop", "virtual machines of one app"),
             ("twinhull ps --format '{{.Names}}\\t{{.Status}}'", "chosen columns"),
         ),
-        aliases=("ls", "list", "container ls"),
+        aliases=("list", "container ls"),
         notes="Filters: name, id, status, label, ancestor, network, volume, runtime, health, exited. "
         "Several values of one key are alternatives; several keys must all match.",
     ),

@@ -31,6 +31,14 @@ def run(args: Arguments) -> int:
     return _with_image(args, spec["image"], lambda: _foreground(args, spec, keys))
 
 
+def run_spec(args: Arguments, spec: dict[str, Any], *, detach: bool) -> int:
+    """Run an InstanceSpec (as JSON), in the foreground with the workload's exit code, or detached with its id."""
+    if detach:
+        print(thin.call("POST", "/v1/instances", {"start": True}, spec)["id"])
+        return 0
+    return _foreground(args, spec, _keys(args))
+
+
 def create(args: Arguments) -> int:
     """Make it and print its id."""
     spec = _spec(args)
@@ -40,8 +48,11 @@ def create(args: Arguments) -> int:
 
 def execute(args: Arguments) -> int:
     """A further program inside."""
-    ref = args.place("instance")
-    process = body.process(args, body.here(), terminal_size())
+    return exec_in(args, args.place("instance"), body.process(args, body.here(), terminal_size()))
+
+
+def exec_in(args: Arguments, ref: str, process: dict[str, Any]) -> int:
+    """Run a process (as JSON) in an instance."""
     if args.switch("detach"):
         thin.call("POST", remote.instance_path(ref, "exec"), body=process)
         return 0

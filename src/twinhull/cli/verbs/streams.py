@@ -34,7 +34,7 @@ def show_logs(ref: str, query: dict[str, Any], *, timestamps: bool = False) -> N
     """Write log entries as they come; a partial line (no newline at its end) goes on in the next entry."""
     middle = {1: False, _STDERR: False}
     for _, entry in thin.sse("GET", remote.instance_path(ref, "logs"), query):
-        data = _data(entry)
+        data = data_of(entry)
         stream = entry.get("stream", 1)
         number = stream if isinstance(stream, int) else _STDERR if stream == "stderr" else 1
         if timestamps and not middle[number]:
@@ -43,7 +43,8 @@ def show_logs(ref: str, query: dict[str, Any], *, timestamps: bool = False) -> N
         _put(number, data)
 
 
-def _data(entry: dict[str, Any]) -> bytes:
+def data_of(entry: dict[str, Any]) -> bytes:
+    """What was written, as bytes."""
     if "base64" in entry:
         from binascii import a2b_base64
 
@@ -101,7 +102,12 @@ def _event_form(args: Arguments) -> Callable[[dict[str, Any]], str]:
 
 def stats(args: Arguments) -> int:
     """A table that is drawn anew each second on a terminal; once with --no-stream; a block of lines each second elsewhere."""
-    meter = _Meter(args.all("instance"), every=args.switch("all"))
+    return show_stats(args, args.all("instance"))
+
+
+def show_stats(args: Arguments, refs: list[str]) -> int:
+    """The same of these instances (all if none is named)."""
+    meter = _Meter(refs, every=args.switch("all"))
     meter.sample()
     live = not args.switch("no_stream")
     sheet = sheets.stats(full=args.switch("no_trunc"))

@@ -1,0 +1,139 @@
+"""What the verbs of applications have in common: which one is meant, and how its changes are shown while they go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from twinhull.cli import appfile, human
+from twinhull.cli.parse import UsageError
+from twinhull.cli.style import paint, printable
+from twinhull.client.sync import Client
+from twinhull.errors import NotFoundError, TwinhullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twinhull.cli.parse import Arguments
+    from twinhull.engine.apps.base import AppView, Happened, MemberView, ServiceView
+    from twinhull.spec.app import AppSpec
+
+_FAILED = ("failing", "waiting")
+_VERBS = {
+    "CreateNetwork": "network", "RemoveNetwork": "remove", "CreateVolume": "volume", "RemoveVolume": "remove", "Create": "create",
+    "Start": "start", "Restart": "restart", "Stop": "stop", "Remove": "remove", "RunHook": "hook", "Serve": "serve", "Drain": "drain",
+    "tell": "",
+}  # fmt: skip
+
+
+class NotReadyError(TwinhullError):
+    """The application isn't as it should be, and won't be by itself."""
+
+
+def name(args: Arguments) -> str:
+    """The application that is meant: -p, COMPOSE_PROJECT_NAME, else what the compose file here says."""
+    given = args.text("project_name") or (os.environ.get("COMPOSE_PROJECT_NAME", "") if not args.many("file") else "")
+    return given or appfile.resolve(args).name
+
+
+def spec(args: Arguments, services: Sequence[str] = ()) -> AppSpec:
+    """The compose file's application. What can't be honoured is said; raises UsageError where that changes the meaning."""
+    found = appfile.spec(appfile.resolve(args, services))
+    for note in found.notes:
+        if note.fatal:
+            raise UsageError(f"{note.where}: {note.key}: {note.text}", "twinhull config --check lists all that can't be honoured")
+        print(f"{paint('note:', 'yellow', sys.stderr)} {printable(f'{note.where}: {note.key}: {note.text}')}", file=sys.stderr)
+    for service in services:
+        if service not in found.services:
+            raise NotFoundError(f"there is no service {service}", f"the file has: {', '.join(found.services) or 'none'}")
+    return found
+
+
+class Progress:
+    """Shows an application's happenings, each once, on stderr."""
+
+    def __init__(self, since: int = 0) -> None:
+        self._last = since
+        self._begin = monotonic()
+
+    def show(self, view: AppView) -> None:
+        """What is new."""
+        for each in view.log:
+            if each.number > self._last:
+                self._last = each.number
+                print(self._line(each), file=sys.stderr, flush=True)
+
+    def _line(self, each: Happened) -> str:
+        verb = _VERBS.get(each.action, each.action.lower())
+        colour = "red" if each.failed else "green" if each.action in ("Serve", "Start") else "dim"
+        head = f"{monotonic() - self._begin:6.1f}s  {paint(f'{verb:<8}', colour, sys.stderr)} {printable(each.subject):<20}"
+        return f"{head} {printable(each.reason, newlines=True)}".rstrip()
+
+
+def last_number(view: AppView | None) -> int:
+    """Of the happenings so far."""
+    return view.log[-1].number if view and view.log else 0
+
+
+def follow(client: Client, app: str, done: Callable[[AppView], bool], *, since: int = 0, timeout: float | None = None) -> AppView:
+    """Show what happens until `done`. Raises NotReadyError if nothing happens by itself any more before, and after `timeout` seconds."""
+    progress = Progress(since)
+    end = monotonic() + timeout if timeout else None
+    with closing(client.app_watch(app)) as stream:
+        for view in stream:
+            progress.show(view)
+            if done(view):
+                return view
+            bad = [service for service in view.services if service.state in _FAILED]
+            if view.settled and bad:
+                raise NotReadyError(_trouble(bad), f"twinhull compose logs -p {app} {bad[0].name}")
+            if end and monotonic() > end:
+                raise NotReadyError(f"application {app} isn't ready after {timeout:g} s: {_trouble(bad or list(view.services))}")
+    raise NotReadyError(f"application {app} has gone meanwhile")
+
+
+def ready(view: AppView) -> bool:
+    """Everything is as it should be, and no change is under way."""
+    return view.settled and not any(service.state in (*_FAILED, "updating", "starting") for service in view.services)
+
+
+def started(view: AppView) -> bool:
+    """Every instance runs, ready or not, and no change is under way."""
+    return view.started and (view.settled or not any(service.state in ("updating", "scaling-down") for service in view.services))
+
+
+def _trouble(services: Sequence[ServiceView]) -> str:
+    return "; ".join(f"service {each.name} is {each.state}{f': {each.reason}' if each.reason else ''}" for each in services)
+
+
+def members(view: AppView, services: Sequence[str] = (), *, running: bool = False) -> list[tuple[ServiceView, MemberView]]:
+    """The instances of the services (all if none is named). Raises NotFoundError."""
+    known = {service.name for service in view.services}
+    for service in services:
+        if service not in known:
+            raise NotFoundError(f"application {view.name} has no service {service}", f"it has: {', '.join(sorted(known)) or 'none'}")
+    return [
+        (service, member)
+        for service in view.services
+        for member in service.members
+        if (not services or service.name in services) and (not running or member.state == "running")
+    ]
+
+
+def summary(view: AppView) -> str:
+    """A table of services for people, and where the application is found."""
+    rows = [("SERVICE", "RUNTIME", "READY", "STATE", "WHERE")]
+    for service in view.services:
+        ports = [f"{mapping.host_ip or '0.0.0.0'}:{mapping.host_port}" for mapping in service.ports if mapping.host_port]
+        state = f"{service.state}: {service.reason}" if service.reason and service.state in _FAILED else service.state
+        rows.append((service.name, service.runtime, f"{service.ready}/{service.desired}", state, " ".join((*service.routes, *ports))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("   ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def since(moment: float, now: float) -> str:
+    """For tables."""
+    return human.ago(moment, now)

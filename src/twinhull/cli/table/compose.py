@@ -1,0 +1,223 @@
+"""Rows of applications: a compose file's life, and its services by their names."""
+
+from __future__ import annotations
+
+from twinhull.cli.option import FORMAT, JSON, QUIET, Argument, Command, Option
+from twinhull.cli.table import config
+
+FILES = (
+    Option("--file", "compose file; repeats, later ones win", short="-f", metavar="FILE", repeat=True, complete="files"),
+    Option("--project-name", "the application's name", short="-p", metavar="NAME"),
+    Option("--profile", "a profile to enable; repeats", metavar="NAME", repeat=True),
+    Option("--env-file", "variables for the file, instead of .env; repeats", metavar="FILE", repeat=True, complete="files"),
+    Option("--project-directory", "what relative paths count from", metavar="FOLDER", complete="folders"),
+)
+"""Which application is meant."""
+_SERVICES = Argument("service", "all services if none is named", least=0, most=0)
+_SERVICE = Argument("service")
+_COMMAND = Argument("command", "program and its arguments", least=0, most=0)
+_GRACE = Option("--timeout", "grace before it is killed", short="-t", kind="duration", metavar="SECONDS")
+_WAIT_TIMEOUT = Option("--wait-timeout", "give up waiting after this time", kind="duration", metavar="SECONDS")
+_NO_PREFIX = Option("--no-log-prefix", "don't begin lines with the instance's name", kind="switch")
+
+
+def _row(words: str, summary: str, handler: str, options: tuple[Option, ...], arguments: tuple[Argument, ...], *examples: str) -> Command:
+    """A row with the options that say which application is meant."""
+    return Command(words, summary, handler, (*FILES, *options), arguments, tuple((example, "") for example in examples))
+
+
+COMMANDS = (
+    config.command(FILES),
+    _row(
+        "up",
+        "make an application be as its compose file says",
+        "apps:up",
+        (
+            Option("--detach", "leave it in the background", short="-d", kind="switch"),
+            Option("--build", "build images first", kind="switch"),
+            Option("--no-build", "never build", kind="switch"),
+            Option("--pull", "fetch images: missing, always, never", metavar="WHEN", choices=("missing", "always", "never")),
+            Option("--wait", "return when everything is ready (implies --detach)", kind="switch"),
+            _WAIT_TIMEOUT,
+            Option("--dry-run", "only show what would be done, and why", kind="switch"),
+            Option("--remove-orphans", "remove services that the file no longer has", kind="switch"),
+            Option("--force-recreate", "replace instances even if nothing changed", kind="switch"),
+            Option("--scale", "SERVICE=COUNT; repeats", metavar="SERVICE=COUNT", repeat=True),
+            _NO_PREFIX,
+            JSON._replace(help="with --dry-run or --wait: for programs"),
+        ),
+        (_SERVICES,),
+        "twinhull up",
+        "twinhull up -d --build --wait",
+        "twinhull up --dry-run",
+    )._replace(aliases=("compose up",)),
+    _row(
+        "down",
+        "stop and remove an application",
+        "apps:down",
+        (Option("--volumes", "its volumes too", short="-v", kind="switch"), _GRACE),
+        (),
+        "twinhull down -v",
+    )._replace(aliases=("compose down",)),
+    _row(
+        "scale",
+        "set the number of instances of services",
+        "apps:scale",
+        (Option("--no-wait", "return at once", kind="switch"),),
+        (Argument("service=count", most=0),),
+        "twinhull scale web=5 worker=2",
+    )._replace(aliases=("compose scale",)),
+    Command("ls", "list applications", "apps:ls", (FORMAT, JSON, QUIET), (), (("twinhull ls", ""),), aliases=("compose ls", "app ls")),
+    _row("compose history", "show an application's revisions", "apps:history", (FORMAT, JSON), (), "twinhull compose history")._replace(
+        aliases=("revisions",)
+    ),
+    _row(
+        "rollback",
+        "go back to an earlier revision, images included",
+        "apps:rollback",
+        (Option("--no-wait", "return at once", kind="switch"),),
+        (Argument("revision", "as `twinhull revisions` numbers them; the one before if none is given", least=0),),
+        "twinhull rollback",
+        "twinhull rollback 3",
+    )._replace(aliases=("compose rollback",)),
+    _row(
+        "rollout",
+        "watch, pause, resume or abort a change that is under way",
+        "apps:rollout",
+        (FORMAT, JSON),
+        (Argument("verb", "status, pause, resume or abort"), _SERVICES),
+        "twinhull rollout status",
+        "twinhull rollout abort web",
+    )._replace(aliases=("compose rollout",)),
+    _row(
+        "isolate",
+        "move a running service into another hull, without losing a request",
+        "apps:isolate",
+        (Option("--no-wait", "return at once", kind="switch"),),
+        (_SERVICE, Argument("runtime", "container, sandbox or vm")),
+        "twinhull isolate payment vm",
+        "twinhull isolate payment container",
+    )._replace(aliases=("compose isolate",), notes="Lasts until the next `up`; for good, set `runtime:` in the file."),
+    _row(
+        "watch",
+        "build, sync or restart services when files change (develop.watch)",
+        "watching:watch",
+        (Option("--no-up", "don't bring the application up first", kind="switch"),),
+        (_SERVICES,),
+        "twinhull watch",
+    )._replace(aliases=("compose watch",)),
+    _row(
+        "compose ps",
+        "list the instances of an application",
+        "services:ps",
+        (
+            Option("--services", "only the services", kind="switch"),
+            FORMAT,
+            JSON,
+            QUIET,
+        ),
+        (_SERVICES,),
+        "twinhull compose ps",
+    ),
+    _row(
+        "compose logs",
+        "show what services write",
+        "services:logs",
+        (
+            Option("--follow", "go on with what comes", kind="switch"),
+            Option("--tail", "only the last lines of each instance", short="-n", metavar="LINES"),
+            Option("--since", "from a time on: 10m, 2026-01-31T12:00:00Z", metavar="WHEN"),
+            Option("--until", "up to a time", metavar="WHEN"),
+            Option("--timestamps", "begin each line with its time", short="-t", kind="switch"),
+            _NO_PREFIX,
+        ),
+        (_SERVICES,),
+        "twinhull compose logs --follow web",
+    ),
+    _row(
+        "compose exec",
+        "run a further program in an instance of a service",
+        "services:execute",
+        (
+            Option("--detach", "don't wait for it", short="-d", kind="switch"),
+            Option("--interactive", "pass stdin on", short="-i", kind="switch", default="true"),
+            Option("--no-tty", "no terminal", short="-T", kind="switch", aliases=("--no-TTY",)),
+            Option("--env", "set a variable", short="-e", metavar="KEY=VALUE", repeat=True),
+            Option("--user", "who runs it", short="-u", metavar="USER"),
+            Option("--workdir", "where", short="-w", metavar="PATH"),
+            Option("--index", "which instance of the service", kind="integer", metavar="N"),
+        ),
+        (_SERVICE, Argument("command", most=0)),
+        "twinhull compose exec web sh",
+    )._replace(own_exit_codes=True, options_first=True),
+    _row(
+        "compose run",
+        "run a one-off instance of a service",
+        "services:run",
+        (
+            Option("--detach", "leave it in the background", short="-d", kind="switch"),
+            Option("--rm", "remove it when it ends", kind="switch"),
+            Option("--no-deps", "don't bring its dependencies up", kind="switch"),
+            Option("--no-tty", "no terminal", short="-T", kind="switch", aliases=("--no-TTY",)),
+            Option("--env", "set a variable", short="-e", metavar="KEY=VALUE", repeat=True),
+            Option("--user", "who runs it", short="-u", metavar="USER"),
+            Option("--workdir", "where", short="-w", metavar="PATH"),
+            Option("--entrypoint", "instead of the image's", metavar="PROGRAM"),
+            Option("--name", "its name", metavar="NAME"),
+            Option("--runtime", "container, sandbox or vm", metavar="RUNTIME"),
+            Option("--service-ports", "publish the service's ports", short="-P", kind="switch"),
+        ),
+        (_SERVICE, _COMMAND),
+        "twinhull compose run --rm web python manage.py migrate",
+    )._replace(own_exit_codes=True, options_first=True),
+    _row(
+        "compose restart", "replace the instances of services", "services:restart", (_GRACE,), (_SERVICES,), "twinhull compose restart web"
+    ),
+    _row("compose stop", "end the instances of services", "services:stop", (_GRACE,), (_SERVICES,), "twinhull compose stop"),
+    _row("compose start", "start what was stopped", "services:start", (), (_SERVICES,), "twinhull compose start"),
+    _row(
+        "compose kill",
+        "send a signal to every instance",
+        "services:kill",
+        (Option("--signal", "which", short="-s", metavar="SIGNAL", default="KILL"),),
+        (_SERVICES,),
+        "twinhull compose kill -s HUP web",
+    ),
+    _row("compose top", "show the processes of services", "services:top", (), (_SERVICES,), "twinhull compose top"),
+    _row(
+        "compose stats",
+        "show what services use",
+        "services:stats",
+        (
+            Option("--no-stream", "once", kind="switch"),
+            FORMAT,
+            JSON,
+        ),
+        (_SERVICES,),
+        "twinhull compose stats",
+    ),
+    _row(
+        "compose port",
+        "show where a service's port is published",
+        "services:port",
+        (Option("--protocol", "tcp or udp", metavar="PROTOCOL", choices=("tcp", "udp"), default="tcp"),),
+        (_SERVICE, Argument("port", least=0)),
+        "twinhull compose port web 80",
+    ),
+    _row("compose images", "list the images in use", "services:images", (FORMAT, JSON, QUIET), (_SERVICES,), "twinhull compose images"),
+    _row("compose pull", "fetch the images of services", "services:pull", (), (_SERVICES,), "twinhull compose pull"),
+    _row(
+        "compose build",
+        "build the images of services",
+        "services:build",
+        (
+            Option("--no-cache", "from the start", kind="switch"),
+            Option("--pull", "fetch newer base images", kind="switch"),
+            Option("--build-arg", "KEY=VALUE for the build", metavar="KEY=VALUE", repeat=True),
+        ),
+        (_SERVICES,),
+        "twinhull compose build web",
+    ),
+    _row("compose push", "push the images of services", "services:push", (), (_SERVICES,), "twinhull compose push"),
+    _row("compose events", "show what happens in an application", "services:events", (JSON,), (), "twinhull compose events"),
+)

@@ -1,0 +1,401 @@
+"""What is asked of an application's services by their names: ps, logs, exec, run and their kin."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import tempfile
+import threading
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from twinhull.cli import apps, human, output, remote, sheets
+from twinhull.cli.output import Sheet
+from twinhull.cli.parse import usage
+from twinhull.cli.progress import working
+from twinhull.cli.style import coloured, printable
+from twinhull.client import thin
+from twinhull.client.sync import Client
+from twinhull.errors import NotFoundError, TwinhullError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twinhull.cli.parse import Arguments
+    from twinhull.engine.apps.base import AppView
+    from twinhull.spec.app import ServiceSpec
+
+_COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
+_STDERR = 2
+
+
+def _view(args: Arguments) -> AppView:
+    with Client() as client:
+        return client.app(apps.name(args))
+
+
+def ps(args: Arguments) -> int:
+    """The instances, or the services."""
+    view = _view(args)
+    chosen = args.all("service")
+    if args.switch("services"):
+        rows = [asdict(service) for service in view.services if not chosen or service.name in chosen]
+        return output.rows(args, _services(), rows)
+    ids = [member.id for _, member in apps.members(view, chosen)]
+    by_id = {row["id"]: row for row in thin.call("GET", "/v1/instances", {"all": True})}
+    return output.rows(args, sheets.instances(time()), [by_id[each] for each in ids if each in by_id])
+
+
+def _services() -> Sheet:
+    from twinhull.cli.columns import Column
+
+    return Sheet(
+        (
+            Column("Name", "SERVICE", lambda item: item["name"]),
+            Column("Runtime", "RUNTIME", lambda item: item["runtime"]),
+            Column("Ready", "READY", lambda item: f"{item['ready']}/{item['desired']}"),
+            Column("State", "STATE", lambda item: item["state"]),
+            Column("Image", "IMAGE", lambda item: item["image"], flexible=True),
+            Column("Where", "WHERE", lambda item: " ".join(item["routes"])),
+            Column("Reason", "REASON", lambda item: item["reason"].partition("\n")[0], flexible=True),
+        ),
+        lambda item: item["name"],
+    )
+
+
+# output
+
+
+def logs(args: Arguments) -> int:
+    """Of all instances of the services, each line with its instance's name."""
+    from twinhull.cli.verbs.streams import moment
+
+    query: dict[str, Any] = {"since": moment(args, "since"), "until": moment(args, "until")}
+    tail = args.text("tail", "all")
+    if tail not in ("all", "-1"):
+        if not tail.isdigit():
+            raise usage(args.command, f"--tail {tail}: use a number of lines or all")
+        query["tail"] = int(tail)
+    prefix, stamps = not args.switch("no_log_prefix"), args.switch("timestamps")
+    if args.switch("follow"):
+        with suppress(KeyboardInterrupt):
+            follow_logs(apps.name(args), args.all("service"), prefix=prefix, stamps=stamps, query=query)
+        return 0
+    view = _view(args)
+    width = _width(view)
+    entries = []
+    for index, (_, member) in enumerate(apps.members(view, args.all("service"))):
+        for _, entry in thin.sse("GET", remote.instance_path(member.id, "logs"), query):
+            entries.append((entry["at"], index, member.name, entry))
+    for _, index, name, entry in sorted(entries, key=lambda row: row[:2]):
+        _print_line(entry, _Form(name, index, width, prefix, stamps))
+    return 0
+
+
+def follow_logs(name: str, services: list[str], *, prefix: bool = True, stamps: bool = False, query: dict[str, Any] | None = None) -> None:
+    """All that is written from now on (with `query` from before), instances that come later included, until the app has gone."""
+    lines: queue.Queue[tuple[str, int, Any] | None] = queue.Queue(1000)
+    known: dict[str, int] = {}
+    begun = time()
+
+    def read(member_id: str, member: str, index: int, asked: dict[str, Any]) -> None:
+        with suppress(TwinhullError, OSError):
+            for _, entry in thin.sse("GET", remote.instance_path(member_id, "logs"), {"follow": True, **asked}):
+                lines.put((member, index, entry))
+
+    def watch() -> None:
+        with suppress(TwinhullError, OSError), Client() as client, closing(client.app_watch(name)) as stream:
+            for view in stream:
+                for _, member in apps.members(view, services):
+                    if member.id not in known:
+                        known[member.id] = len(known)
+                        asked = query or {} if member.started_at and member.started_at < begun else {}
+                        if query is None and member.started_at < begun:
+                            asked = {"since": begun - 60}
+                        threading.Thread(target=read, args=(member.id, member.name, known[member.id], asked), daemon=True).start()
+        lines.put(None)
+
+    threading.Thread(target=watch, daemon=True).start()
+    width = 0
+    while (item := lines.get()) is not None:
+        member, index, entry = item
+        width = max(width, len(member))
+        _print_line(entry, _Form(member, index, width, prefix, stamps))
+
+
+class _Form:
+    """How a line is shown."""
+
+    def __init__(self, name: str, index: int, width: int, prefix: bool, stamps: bool) -> None:
+        head = f"{name:<{width}} | " if prefix else ""
+        colour = _COLOURS[index % len(_COLOURS)]
+        self.head = f"\x1b[{colour}m{head}\x1b[0m" if prefix and coloured(sys.stdout) else head
+        self.stamps = stamps
+
+
+def _print_line(entry: dict[str, Any], form: _Form) -> None:
+    from twinhull.cli.verbs.streams import data_of
+
+    stamp = f"{human.stamp(entry['at'], fraction=True)} " if form.stamps else ""
+    data = data_of(entry)
+    target = (sys.stderr if entry.get("stream") in (_STDERR, "stderr") else sys.stdout).buffer
+    target.write((form.head + stamp).encode() + data + (b"" if data.endswith(b"\n") else b"\n"))
+    target.flush()
+
+
+# programs inside
+
+
+def execute(args: Arguments) -> int:
+    """A further program in an instance: the one with --index, else the first that serves."""
+    from twinhull.cli import body
+    from twinhull.cli.session import terminal_size
+    from twinhull.cli.verbs.run import exec_in
+
+    found = apps.members(_view(args), [args.place("service")], running=True)
+    index = args.number("index")
+    chosen = [member for _, member in found if index in (None, member.slot)]
+    if not chosen:
+        raise NotFoundError(f"service {args.place('service')} has no running instance{f' {index}' if index else ''}", "twinhull compose ps")
+    member = min(chosen, key=lambda each: (not each.serving, each.slot))
+    return exec_in(args, member.id, _with_terminal(args, body.process(args, body.here(), terminal_size())))
+
+
+def _with_terminal(args: Arguments, process: dict[str, Any]) -> dict[str, Any]:
+    """A terminal unless -T, or there is none here; stdin unless --interactive=false."""
+    from twinhull.cli.session import terminal_size
+
+    tty = not args.switch("no_tty") and sys.stdin.isatty() and sys.stdout.isatty()
+    rows, cols = terminal_size()
+    return process | {"tty": tty, "stdin": args.switch("interactive", True)} | ({"rows": rows, "cols": cols} if tty else {})
+
+
+def run(args: Arguments) -> int:
+    """A one-off instance, its dependencies up first."""
+    from twinhull.cli.verbs.run import run_spec
+    from twinhull.spec.instance import Runtime
+
+    service = args.place("service")
+    with Client() as client:
+        name = _brought_up(args, client, service)
+        spec = client.app_one_off(name, service)
+    changes: dict[str, Any] = {"auto_remove": args.switch("rm"), "name": args.text("name") or f"{name}-{service}-run-{os.urandom(3).hex()}"}
+    if args.all("command"):
+        changes["command"] = tuple(args.all("command"))
+    if args.has("entrypoint"):
+        changes["entrypoint"] = (args.text("entrypoint"),)
+    if args.many("env"):
+        changes["env"] = (*spec.env, *args.many("env"))
+    for option, field in (("user", "user"), ("workdir", "workdir")):
+        if args.has(option):
+            changes[field] = args.text(option)
+    if args.has("runtime"):
+        changes["runtime"] = Runtime.parse(args.text("runtime"))
+    tty = not args.switch("no_tty") and not args.switch("detach") and sys.stdin.isatty() and sys.stdout.isatty()
+    changed = replace(spec, tty=tty, stdin=not args.switch("detach"), **changes)
+    return run_spec(args, asdict(changed), detach=args.switch("detach"))
+
+
+def _brought_up(args: Arguments, client: Client, service: str) -> str:
+    """The application's name; what the service depends on runs, unless --no-deps."""
+    from twinhull.engine.apps.base import UpOptions
+
+    spec = apps.spec(args, [service])
+    needed = tuple(each.service for each in spec.services[service].depends_on)
+    if args.switch("no_deps") or not needed:
+        try:
+            client.app(spec.name)
+        except NotFoundError:
+            client.app_up(spec, UpOptions(services=needed or (service,))) if needed else client.app_up(spec)
+        return spec.name
+    before = client.app_up(spec, UpOptions(services=needed))
+    apps.follow(client, spec.name, apps.ready, since=apps.last_number(before))
+    return spec.name
+
+
+# their life
+
+
+def start(args: Arguments) -> int:
+    """Start what was stopped."""
+    return _turn(args, lambda client, name: client.app_start(name, *args.all("service")), apps.started)
+
+
+def stop(args: Arguments) -> int:
+    """End the instances."""
+    return _turn(args, lambda client, name: client.app_stop(name, *args.all("service")), lambda view: view.settled)
+
+
+def restart(args: Arguments) -> int:
+    """Anew, each service a few at a time."""
+    return _turn(args, lambda client, name: client.app_restart(name, *args.all("service")), apps.ready)
+
+
+def _turn(args: Arguments, change: Callable[[Client, str], AppView], done: Callable[[AppView], bool]) -> int:
+    name = apps.name(args)
+    with Client() as client:
+        before = change(client, name)
+        apps.follow(client, name, done, since=apps.last_number(before))
+    return 0
+
+
+def kill(args: Arguments) -> int:
+    """A signal to each instance."""
+    query = {"signal": args.text("signal", "KILL")}
+
+    def one(ref: str) -> str:
+        thin.call("POST", remote.instance_path(ref, "kill"), query)
+        return ref
+
+    return remote.each([member.name for _, member in apps.members(_view(args), args.all("service"), running=True)], one)
+
+
+# looking
+
+
+def top(args: Arguments) -> int:
+    """Processes, an instance after the other."""
+    for _, member in apps.members(_view(args), args.all("service"), running=True):
+        print(member.name)
+        found = thin.call("GET", remote.instance_path(member.id, "top"))
+        output.rows(args, sheets.processes(found), found)
+        print()
+    return 0
+
+
+def stats(args: Arguments) -> int:
+    """As `stats` of the instances."""
+    from twinhull.cli.verbs.streams import show_stats
+
+    refs = [member.id for _, member in apps.members(_view(args), args.all("service"), running=True)]
+    if not refs:
+        raise NotFoundError("nothing runs", "twinhull up -d")
+    return show_stats(args, refs)
+
+
+def port(args: Arguments) -> int:
+    """Where a port is published."""
+    view = _view(args)
+    name, wanted = args.place("service"), args.place("port")
+    service = next((each for each in view.services if each.name == name), None)
+    if service is None:
+        raise NotFoundError(f"application {view.name} has no service {name}")
+    protocol = args.text("protocol", "tcp")
+    found = [m for m in service.ports if m.protocol == protocol and (not wanted or str(m.container_port) == wanted)]
+    if wanted and not found:
+        raise UserError(f"service {name} publishes no port {wanted}/{protocol}")
+    for mapping in found:
+        where = f"{mapping.host_ip or '0.0.0.0'}:{mapping.host_port}"
+        print(where if wanted else f"{mapping.container_port}/{mapping.protocol} -> {where}")
+    return 0
+
+
+def images(args: Arguments) -> int:
+    """What the services run."""
+    from twinhull.cli.columns import Column
+
+    rows = [asdict(service) for service in _view(args).services if not args.all("service") or service.name in args.all("service")]
+    sheet = Sheet(
+        (
+            Column("Service", "SERVICE", lambda item: item["name"]),
+            Column("Image", "IMAGE", lambda item: item["image"]),
+            Column("ID", "IMAGE ID", lambda item: human.short_id(item["image_id"])),
+        ),
+        lambda item: human.short_id(item["image_id"]),
+    )
+    return output.rows(args, sheet, rows)
+
+
+def events(args: Arguments) -> int:
+    """What happens in the application, as it happens."""
+    name = apps.name(args)
+    with suppress(KeyboardInterrupt), Client() as client:
+        for event in client.events(filters={"app": (name,)}):
+            if args.switch("json"):
+                output.write(output.pretty(asdict(event)).replace("\n", "") + "\n")
+            else:
+                text = " ".join(f"{key}={value}" for key, value in event.attributes.items())
+                output.write(f"{human.stamp(event.at)} {event.action} {printable(text)}\n")
+    return 0
+
+
+# images
+
+
+def has_image(client: Client, image: str) -> bool:
+    """Whether it is in the local store."""
+    try:
+        client.image(image)
+    except NotFoundError:
+        return False
+    return True
+
+
+def pull_image(image: str) -> None:
+    """Fetch one."""
+    remote.pull(image, tls_verify=True, quiet=False)
+
+
+def pull(args: Arguments) -> int:
+    """Fetch those that aren't built here."""
+    for service in _wanted(args):
+        if service.build is None and service.pull_policy != "never":
+            pull_image(service.template.image)
+    return 0
+
+
+def build(args: Arguments) -> int:
+    """Build those that are built here."""
+    extra = dict(text.partition("=")[::2] for text in args.many("build_arg"))
+    services = [service for service in _wanted(args) if service.build is not None]
+    for service in services:
+        assert service.build is not None  # chosen so
+        changed = replace(
+            service.build,
+            args={**service.build.args, **extra},
+            no_cache=service.build.no_cache or args.switch("no_cache"),
+            pull=service.build.pull or args.switch("pull"),
+        )
+        build_service(replace(service, build=changed))
+    if not services:
+        print("no service has a build section", file=sys.stderr)
+    return 0
+
+
+def push(args: Arguments) -> int:
+    """Push those that are built here."""
+    for service in _wanted(args):
+        if service.build is not None:
+            image = service.template.image
+            remote.follow(f"pushing {image}", thin.sse("POST", "/v1/images/push", {"ref": image}))
+    return 0
+
+
+def _wanted(args: Arguments) -> list[ServiceSpec]:
+    chosen = args.all("service")
+    return [service for service in apps.spec(args, chosen).services.values() if not chosen or service.name in chosen]
+
+
+def build_service(service: ServiceSpec) -> None:
+    """Build the image of a service, telling how it goes."""
+    found = service.build
+    assert found is not None  # asked of services with a build only
+    with tempfile.TemporaryDirectory(prefix="twinhull-build-") as folder:
+        file = found.dockerfile
+        if found.inline:
+            file = os.path.join(folder, "Containerfile")
+            with open(file, "w", encoding="utf-8") as stream:
+                stream.write(found.inline)
+        body = {
+            "context": found.context, "containerfile": file, "tags": [service.template.image, *found.tags], "target": found.target,
+            "args": found.args, "labels": found.labels, "secrets": found.secrets, "no_cache": found.no_cache, "pull": found.pull,
+        }  # fmt: skip
+        with working(f"building {service.name}"):
+            remote.follow(f"building {service.name}", thin.sse("POST", "/v1/images/build", None, body), quiet=not sys.stderr.isatty())
+
+
+def _width(view: AppView) -> int:
+    return max((len(member.name) for _, member in apps.members(view)), default=0)
