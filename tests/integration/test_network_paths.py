@@ -46,6 +46,21 @@ async def test_same_network_keeps_client_addresses(stage: lab.Stage) -> None:
     assert lab.inside(client, lab.ask_tcp, "127.0.0.1", 80) == "refused"
 
 
+async def test_an_address_where_nobody_is_is_said_at_once(stage: lab.Stage) -> None:
+    """Also to this machine's own programs, which would wait three seconds for ARP; a gateway must try another instance."""
+    client, gone = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
+    for where in (client, None):
+        assert lab.inside(where, lab.ask_tcp, "10.186.0.9", 80, 1) == "unreachable"
+    stage.spaces.remove(gone)
+    gone.close()
+    await stage.host.detach((lab.port(FRONT, 3, 1),))
+    for where in (client, None):
+        assert lab.inside(where, lab.ask_tcp, "10.186.0.3", 80, 1) == "unreachable"
+    stage.serve(None, 7000)
+    assert lab.ask_tcp("10.186.0.1", 7000) == "10.186.0.1"
+    assert lab.resolve("10.186.0.1", "web", timeout=lab.REFUSED) == (-1, []), "the resolver is for instances"
+
+
 async def test_other_network_is_denied(stage: lab.Stage) -> None:
     client, server = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(BACK, 2, 1))
     stage.serve(server, 80)

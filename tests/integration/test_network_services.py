@@ -122,6 +122,14 @@ async def test_without_endpoints_it_refuses_at_once(stage: lab.Stage) -> None:
     assert ask(client, 2) == {f"3 {CLIENT}": 2}
 
 
+async def test_an_endpoint_that_is_gone_is_said_at_once(stage: lab.Stage) -> None:
+    """Before the engine notices and takes it out."""
+    client = await stage.instance(lab.port(FRONT, 2, 0))
+    await stage.host.set_service(web(FIRST))
+    for where in (client, None):
+        assert lab.inside(where, lab.ask_tcp, VIP, 80, 1) == "unreachable"
+
+
 async def test_other_networks_and_machines_do_not_get_there(stage: lab.Stage) -> None:
     await instances(stage, 1)
     back = await stage.instance(lab.port(BACK, 2, 8))
