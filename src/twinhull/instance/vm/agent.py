@@ -366,11 +366,18 @@ class AgentClient:
             self._begin_anew(self._renewing[message.stream])
         future = self._requests.get(message.stream)
         if isinstance(message, frames.Error):
-            self._execs.pop(message.stream, None)
+            self._drop_exec(message.stream, answered=future is not None and not future.done())
         if future is not None and not future.done():
             future.set_result(message)
         else:
             self._check_stream(message.stream)
+
+    def _drop_exec(self, stream: int, *, answered: bool) -> None:
+        """An exec that failed; only one that was given up may hear of that later, for a program that runs ends with EXIT."""
+        session = self._execs.get(stream)
+        if session is not None and not answered and not session.abandoned:
+            raise ProtocolError(f"agent: an error about stream {stream}, which runs")
+        self._execs.pop(stream, None)
 
     def _begin_anew(self, state: GuestState) -> None:
         """At once, for the next message in the same piece of the stream may be output of the new time."""

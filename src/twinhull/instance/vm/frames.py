@@ -36,7 +36,7 @@ ENTROPY_SIZE = 64
 
 _MORE = 1
 _CLOSED = 2
-_U32 = 0xFFFF_FFFF
+_U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class ProtocolError(PermanentError):
@@ -401,6 +401,8 @@ def _decode_data(_flags: int, stream: int, payload: bytes) -> Data:
 
 def _decode_output(_flags: int, _stream: int, payload: bytes) -> Output:
     offset, time_ns, fd = _OUTPUT.unpack_from(payload)
+    if offset + len(payload) - _OUTPUT.size > _U64:
+        raise ValueError("output ends beyond what can be counted")
     return Output(offset, time_ns, _descriptor(bytes([fd])), payload[_OUTPUT.size :])
 
 

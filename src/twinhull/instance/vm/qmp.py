@@ -70,7 +70,7 @@ class Monitor:
                 except BaseException:
                     writer.close()
                     raise
-        except (TimeoutError, OSError) as error:
+        except (TimeoutError, OSError, ValueError) as error:
             raise MonitorLostError(f"connect to QEMU's monitor: {error or 'no answer'}") from error
         return monitor
 
@@ -144,7 +144,10 @@ class Monitor:
         line = await self._reader.readline()
         if not line:
             return None
-        value = json.loads(line)
+        try:
+            value = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("an object in too many others") from error
         return value if isinstance(value, dict) else {}
 
     async def _read(self) -> None:

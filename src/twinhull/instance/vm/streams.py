@@ -179,6 +179,11 @@ class Exec(_Streams):
         self._owed = 0
         self._received = [0, 0]
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self._closed
+
     def take(self, fd: int, data: bytes) -> None:
         """DATA came."""
         self._received[fd - STDOUT] += len(data)
