@@ -1,0 +1,114 @@
+"""What a service contributes to the ruleset, the resolvers and conntrack."""
+
+from __future__ import annotations
+
+import pytest
+
+from twinhull.network import rules, service
+from twinhull.network.conntrack import Stale
+from twinhull.network.listing import Present, present
+from twinhull.network.rules import Chain, Element
+from twinhull.spec.instance import PortMapping
+from twinhull.spec.service import ServiceRecord, ServiceSide
+
+ONE, TWO, VIP = "10.88.1.2", "10.88.1.3", "10.88.1.254"
+
+
+def record(*endpoints: tuple[str, int], dnsrr: bool = False, address: str = VIP) -> ServiceRecord:
+    side = ServiceSide("n1", address, ("web", "web.shop.internal"), endpoints, (("tasks.web", ONE), ("tasks.web", TWO)), dnsrr)
+    return ServiceRecord("shop.web", (side,))
+
+
+def chains(found: frozenset[rules.Part]) -> dict[str, tuple[str, ...]]:
+    return {part.name: part.rules for part in found if isinstance(part, Chain)}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "expected"),
+    [
+        ((), ("meta l4proto tcp reject with tcp reset", "reject with icmpx type port-unreachable")),
+        (((ONE, 7),), (f"dnat ip to {ONE}",)),
+        (((ONE, 1), (TWO, 1)), (f"dnat ip to numgen inc mod 2 map {{ 0 : {ONE}, 1 : {TWO} }}",)),
+        (((ONE, 20), (TWO, 10)), (f"dnat ip to numgen inc mod 3 map {{ 0 : {ONE}, 1 : {TWO}, 2 : {ONE} }}",)),
+    ],
+)
+def test_a_virtual_address_has_a_chain_of_its_own(endpoints: tuple[tuple[str, int], ...], expected: tuple[str, ...]) -> None:
+    found = service.parts(record(*endpoints), ())
+    assert chains(found) == {f"vip-{VIP}": expected}
+    assert found - {Chain(f"vip-{VIP}", expected)} == {Element("services", VIP, f"goto vip-{VIP}")}
+
+
+def test_a_published_port_has_one_too() -> None:
+    ports = (PortMapping(80, 8080), PortMapping(53, 5353, "192.0.2.1", "udp"))
+    found = service.parts(record((ONE, 1), (TWO, 1)), ports)
+    by_turns = f"numgen inc mod 2 map {{ 0 : {ONE}, 1 : {TWO} }}"
+    assert chains(found)["port-tcp-8080"] == (f"meta l4proto tcp dnat ip to {by_turns} : 80",)
+    assert chains(found)["port-192.0.2.1-udp-5353"] == (f"meta l4proto udp dnat ip to {by_turns} : 53",)
+    assert {part for part in found if isinstance(part, Element)} == {
+        Element("services", VIP, f"goto vip-{VIP}"),
+        Element("served", "tcp . 8080", "goto port-tcp-8080"),
+        Element("served_at", "192.0.2.1 . udp . 5353", "goto port-192.0.2.1-udp-5353"),
+        *(Element("targets", f"{address} . {end}") for address in (ONE, TWO) for end in ("tcp . 80", "udp . 53")),
+    }
+    assert chains(service.parts(record((ONE, 1)), ports))["port-tcp-8080"] == (f"meta l4proto tcp dnat ip to {ONE}:80",)
+
+
+def test_names_lead_to_the_virtual_address_or_to_each_endpoint() -> None:
+    assert service.names(record((ONE, 1)), {"n1": 4}) == {
+        (4, VIP): ["web", "web.shop.internal"],
+        (4, ONE): ["tasks.web"],
+        (4, TWO): ["tasks.web"],
+    }
+    assert service.names(record((ONE, 1), dnsrr=True, address=""), {"n1": 4}) == {
+        (4, ONE): ["web", "web.shop.internal", "tasks.web"],
+        (4, TWO): ["tasks.web"],
+    }
+    assert service.parts(record((ONE, 1), dnsrr=True, address=""), ()) == frozenset()
+
+
+def test_stale_is_what_nobody_would_be_sent_to_now() -> None:
+    assert service.stale(record((ONE, 1)), (PortMapping(80, 8080),)) == (Stale(VIP, frozenset(), frozenset({ONE})),)
+    found = service.stale(service.emptied(record((ONE, 1))), (PortMapping(53, 5353, protocol="udp"),))
+    assert found == (Stale(VIP), Stale(ports=frozenset({5353})))
+
+
+def test_a_chain_is_rewritten_in_place_and_removed_after_what_leads_to_it() -> None:
+    one, two = Chain("c", ("accept",)), Chain("c", ("drop", "accept"))
+    way = Element("served", "tcp . 80", "goto c")
+    assert rules.change("t", [one], [two]).splitlines() == [
+        "add chain inet t c",
+        "flush chain inet t c",
+        "add rule inet t c drop",
+        "add rule inet t c accept",
+    ]
+    assert rules.change("t", [one, way], []).splitlines() == [
+        "delete element inet t served { tcp . 80 }",
+        "flush chain inet t c",
+        "delete chain inet t c",
+    ]
+    assert rules.change("t", [], [one, way]).splitlines()[-1] == "add element inet t served { tcp . 80 : goto c }"
+
+
+def test_the_whole_keeps_what_is_right_in_interval_sets_and_removes_chains_that_nobody_wants() -> None:
+    stays, goes, comes = (Element("same", f"10.0.{number}.0/24 . 10.0.{number}.0/24") for number in range(3))
+    lines = rules.whole("t", "thx", [stays, comes], {"guard", "vip-1.2.3.4"}, [stays, goes]).splitlines()
+    assert not [line for line in lines if line.startswith("flush set") and line.split()[-1] in rules.INTERVALS]
+    assert [line for line in lines if " same { 10" in line] == [
+        f"delete element inet t same {{ {goes.key} }}",
+        f"add element inet t same {{ {comes.key} }}",
+    ]
+    assert lines.index("flush map inet t services") < lines.index("delete chain inet t vip-1.2.3.4")
+    assert "delete chain inet t guard" not in lines
+
+
+def test_what_is_present_is_read_as_it_was_written() -> None:
+    chain = {"family": "inet", "table": "t", "name": "vip-1.2.3.4"}
+    concat = {"concat": [{"prefix": {"addr": "10.1.0.0", "len": 24}}, "10.1.0.1"]}
+    elements = [concat, {"prefix": {"addr": "10.1.0.0", "len": 16}}]
+    found = present(
+        [{"metainfo": {}}, {"chain": chain}, {"chain": chain | {"table": "u"}}], [{"set": {"name": "gateways", "elem": elements}}], "t"
+    )
+    assert found == Present(
+        frozenset({"vip-1.2.3.4"}), frozenset({Element("gateways", "10.1.0.0/24 . 10.1.0.1"), Element("gateways", "10.1.0.0/16")})
+    )
+    assert present([], [{"set": {"name": "same"}}], "t") == Present()
