@@ -24,10 +24,18 @@ def text(holder: Map, key: str, default: str = "") -> str:
 
 def flag(holder: Map, key: str, default: bool = False) -> bool:
     """true or false, or a word for it that a variable left."""
-    value = text(holder, key).lower()
-    if value in ("", *_TRUE, *_FALSE):
-        return default if not value else value in _TRUE
-    raise ComposeError(holder.at(key), f"{key}: {value!r} is neither true nor false")
+    value = text(holder, key)
+    try:
+        return truth(value) if value else default
+    except ValueError as error:
+        raise ComposeError(holder.at(key), f"{key}: {error}") from None
+
+
+def truth(word: str) -> bool:
+    """A word for true or false. Raises ValueError."""
+    if word.lower() not in (*_TRUE, *_FALSE):
+        raise ValueError(f"{word!r} is neither true nor false")
+    return word.lower() in _TRUE
 
 
 def whole(holder: Map, key: str, default: int = 0, least: int = 0) -> int:

@@ -73,9 +73,11 @@ def _needs(name: str, services: Map) -> list[str]:
         if dependency.service in services:
             found.append(dependency.service)
         else:
-            marks = service.sub("depends_on")
+            named = service.sub("depends_on")
+            source = next((key for key in ("links", "volumes_from") if key in service), "depends_on")
+            mark = named.at(dependency.service) if dependency.service in named else service.at(source)
             hint = did_you_mean(dependency.service, services)
-            raise ComposeError(marks.at(dependency.service), f"service {name!r} depends on {dependency.service!r}, which isn't there{hint}")
+            raise ComposeError(mark, f"service {name!r} depends on {dependency.service!r}, which isn't there{hint}")
     return found
 
 

@@ -67,7 +67,7 @@ def _template(name: str, service: Map, around: Around, count: int) -> InstanceSp
     mode = lowernetwork.mode(service)
     bridged = mode == "bridge"
     spec = InstanceSpec(
-        image=_image(name, service, around.app),
+        image=_image(name, service, around),
         runtime=_runtime(service),
         entrypoint=_words(service, "entrypoint"),
         command=_words(service, "command"),
@@ -98,10 +98,10 @@ def _template(name: str, service: Map, around: Around, count: int) -> InstanceSp
         logging=_logging(service.sub("logging")),
         snapshot=fields.text(service.sub(EXTENSION), "snapshot"),
     )
-    return _checked(name, service, spec)
+    return _checked(name, service, spec, around)
 
 
-def _checked(name: str, service: Map, spec: InstanceSpec) -> InstanceSpec:
+def _checked(name: str, service: Map, spec: InstanceSpec, around: Around) -> InstanceSpec:
     """What the daemon would refuse is refused here, where the line is known."""
     try:
         for word, mark in (*service.seq("cap_add").items(), *service.seq("cap_drop").items()):
@@ -110,7 +110,7 @@ def _checked(name: str, service: Map, spec: InstanceSpec) -> InstanceSpec:
     except ComposeError:
         raise
     except UserError as error:
-        raise ComposeError(service.mark, f"service {name!r}: {error.message}", error.hint) from None
+        raise ComposeError(around.services.at(name), f"service {name!r}: {error.message}", error.hint) from None
     return normal
 
 
@@ -120,13 +120,13 @@ def _capability(word: str, mark: Mark) -> None:
         raise ComposeError(mark, f"unknown capability {word!r}{did_you_mean(word, known)}")
 
 
-def _image(name: str, service: Map, app: str) -> str:
+def _image(name: str, service: Map, around: Around) -> str:
     image = fields.text(service, "image")
     if image:
         return image
     if "build" not in service and "provider" not in service:
-        raise ComposeError(service.mark, f"service {name!r} needs an image or a build")
-    return f"{app}-{name}".lower()
+        raise ComposeError(around.services.at(name), f"service {name!r} needs an image or a build")
+    return f"{around.app}-{name}".lower()
 
 
 def _runtime(service: Map) -> Runtime:

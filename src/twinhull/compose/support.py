@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from twinhull.compose import fields
+from twinhull.compose.schema import EXTENSION
 from twinhull.compose.shortforms import scalar
-from twinhull.compose.tree import Map, Mark, Seq
+from twinhull.compose.tree import ComposeError, Map, Mark, Seq, nearest
 from twinhull.spec.app import Note
 
 Test = Callable[[Any, Map], bool]
@@ -28,11 +30,11 @@ class Limit(NamedTuple):
 
 
 def _on(value: Any, _holder: Map) -> bool:
-    return scalar(value).lower() in ("true", "yes", "on", "1")
+    return fields.truth(scalar(value))
 
 
 def _off(value: Any, _holder: Map) -> bool:
-    return scalar(value).lower() in ("false", "no", "off", "0")
+    return not fields.truth(scalar(value))
 
 
 def _other_than(*words: str) -> Test:
@@ -233,12 +235,24 @@ _TREE = _tree()
 
 def notes(model: Map) -> tuple[Note, ...]:
     """What a resolved file asks for in vain, in the order of its keys."""
-    return tuple(_walk(model, model, _TREE, model.mark, ""))
+    return (*_walk(model, model, _TREE, model.mark, ""), *_misspelt(model.sub("services")))
+
+
+def _misspelt(services: Map) -> Iterator[Note]:
+    """Keys that look like ours: the specification allows any that begins with x-, so the schema says nothing."""
+    for name, service in services.items():
+        for key in service:
+            if key.startswith("x-") and key != EXTENSION and nearest(key, (EXTENSION,)):
+                yield Note(str(service.at(key)), f"services.{name}.{key}", f"means nothing here: did you mean {EXTENSION!r}?")
 
 
 def _walk(value: Any, holder: Map, node: dict[str, Any], mark: Mark, path: str) -> Iterator[Note]:
     for limit in node.get("", ()):
-        if limit.test(value, holder):
+        try:
+            wanted = limit.test(value, holder)
+        except ValueError as error:
+            raise ComposeError(mark, f"{path}: {error}") from None
+        if wanted:
             yield Note(str(mark), path, limit.text, limit.fatal)
     if isinstance(value, Map):
         inner = node.get("*")

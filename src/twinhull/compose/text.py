@@ -18,7 +18,7 @@ from twinhull.compose.tree import ComposeError, Map, Mark, Seq
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of one file. A thousand services of thirty lines are 1 MB."""
-MAX_VALUES = 500_000
+MAX_VALUES = 250_000
 """Of one file once aliases are expanded: what a "billion laughs" would exceed."""
 MAX_DEPTH = 100
 """Levels of nesting; the specification's deepest key is at 9."""
