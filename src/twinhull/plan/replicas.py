@@ -14,7 +14,7 @@ from twinhull.plan.actions import Create, Hooks, Remove, RunHook, Start
 from twinhull.plan.condition import RUNS, SATISFIED, Condition, describe, in_place, label
 from twinhull.plan.draft import Draft
 from twinhull.plan.leave import leave, restart
-from twinhull.plan.lifecycle import State
+from twinhull.plan.lifecycle import State, is_up
 from twinhull.plan.observed import HookState, Seen
 from twinhull.plan.rollout import Member
 from twinhull.plan.scene import Scene, available, leaving
@@ -44,11 +44,30 @@ def tend(scene: Scene, restart_at: float, draft: Draft) -> None:
         leave(member, scene.wish, reason, draft)
     for member, reason in roles.again:
         restart(member, scene.wish, reason, draft)
+    may_start = _may_start(scene, draft)
     for member in roles.stay:
-        if member.seen.fingerprint == scene.goal:
+        if member.seen.fingerprint != scene.goal:
+            continue
+        if member.at not in (Condition.NEW, Condition.STOPPED):
             _run(member, scene, draft)
+        elif may_start > 0 and f"{scene.name}/{member.seen.slot}" not in draft.observed.busy:
+            may_start -= 1
+            draft.ask(Start(member.seen.id, scene.name, member.seen.slot, _why_start(member.seen)))
+        else:
+            draft.restless.add(scene.name)
     if not _gated(scene):
         _make(scene, roles.new, draft)
+
+
+def _may_start(scene: Scene, draft: Draft) -> int:
+    """How many may be started now: of those that write to a volume, no more than there are wanted at once."""
+    if _gated(scene):
+        return 0
+    if not in_place(scene.wish):
+        return len(scene.current)
+    busy = draft.observed.busy
+    running = sum(is_up(m.seen.state) or m.seen.state is State.RESTARTING or f"{scene.name}/{m.seen.slot}" in busy for m in scene.members)
+    return scene.wish.replicas - running
 
 
 def _gated(scene: Scene) -> bool:
@@ -151,7 +170,7 @@ def _kept_one_by_one(scene: Scene, draft: Draft) -> set[str]:
     useful = [m for m in scene.old if m.at is Condition.READY and not leaving(m.seen)]
     if scene.frozen:
         return {m.seen.id for m in scene.old if not leaving(m.seen)}
-    ready = len(useful) + sum(m.at in SATISFIED for m in scene.current)
+    ready = len(useful) + sum(available(m) or m.at in (Condition.COMPLETED, Condition.HELD) for m in scene.current)
     missing = max(0, scene.wish.replicas - ready)
     surplus = max(0, ready - scene.wish.replicas)
     take = surplus + (0 if _delayed(scene, draft) else max(0, scene.parallelism - missing))
@@ -215,12 +234,9 @@ def _restarts(scene: Scene, stay: list[Member], restart_at: float, apart: set[st
 
 
 def _run(member: Member, scene: Scene, draft: Draft) -> None:
-    """What one that stays needs to come up."""
+    """What one that stays needs to come up, or to be replaced."""
     seen = member.seen
     match member.at:
-        case Condition.NEW | Condition.STOPPED:
-            if not _gated(scene):
-                draft.ask(Start(seen.id, seen.service, seen.slot, _why_start(seen)))
         case Condition.BROKEN:
             draft.restless.add(seen.service)
             if not draft.wake(healing.until(scene.memory, seen.slot, scene.wish)):
