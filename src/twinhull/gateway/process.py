@@ -61,14 +61,16 @@ class Master:
         return self.record is not None and proc.alive(self.record.pid, self.record.started)
 
     async def adopt(self) -> Record | None:
-        """What a predecessor left, if it still answers; what doesn't answer is ended."""
+        """What a predecessor left, if it still answers; what doesn't answer, or was never written down, is ended."""
         found = self._recorded()
-        if found is None or not proc.alive(found.pid, found.started):
-            return None
         try:
-            await self.runtime.workers()
+            pid, _ = await self.runtime.master()
         except TemporaryError:
-            await _end(found)
+            if found is not None and proc.alive(found.pid, found.started):
+                await _end(found)
+            return None
+        if found is None or found.pid != pid:
+            await _end(Record(pid, proc.start_time(pid) or 0))
             return None
         self.record = found
         return found
@@ -95,7 +97,10 @@ class Master:
             raise PermanentError(f"check the gateway's configuration: {_alerts(result.stderr.decode('utf-8', 'replace'))}")
 
     async def start(self, listeners: Listeners, addresses: tuple[str, ...]) -> None:
-        """It serves on return. Its files must be there."""
+        """It serves on return. Its files must be there. Cancelled, it goes on in the background until what was started is written down."""
+        await asyncio.shield(asyncio.ensure_future(self._start(listeners, addresses)))
+
+    async def _start(self, listeners: Listeners, addresses: tuple[str, ...]) -> None:
         # By this wrapper it is no child of ours: it outlives the daemon, and init reaps it.
         argv = ["setsid", "--fork", "setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{_kept()}"]
         argv += ["haproxy", "-S", "unix@sock/master,level,admin", "-f", CONFIGURATION]

@@ -1,0 +1,262 @@
+"""The gateway and TLS: certificates of one's own, by ACME from Let's Encrypt's test server, passing through by name; HTTP/2 and gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime
+import json
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from tests.harness import new_home
+from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins
+from tests.integration.network_lab import own_namespace
+
+from twinhull.errors import UserError
+from twinhull.gateway.base import Backend, Server
+from twinhull.home import Home
+from twinhull.spec.app import RouteSpec
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    with own_namespace():
+        yield
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    made = new_home()
+    yield made
+    shutil.rmtree(made.state.parent)
+
+
+def self_signed(path: Path, *hosts: str) -> None:
+    """A certificate and its key in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+
+
+def client(host: str, roots: Path | None, *protocols: str) -> Client:
+    """Over TLS; without `roots` it believes everything."""
+    context = ssl.create_default_context(cafile=roots)
+    if roots is None:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    return Client(port=HTTPS, ssl=context, server_hostname=host)
+
+
+async def serial(host: str, roots: Path | None = None) -> int:
+    """Of the certificate that is served for a host."""
+    connection = client(host, roots)
+    _, writer = await connection.open()
+    found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    await connection.close()
+    return x509.load_der_x509_certificate(found).serial_number
+
+
+async def test_a_certificate_of_ones_own_and_the_way_to_it(home: Home) -> None:
+    pem = home.config / "certificates/any-name.pem"
+    async with origins("a") as (a,), gateway(home) as gate:
+        route = {"tls": "own", "host": "shop.test"}
+        with pytest.raises(UserError, match=r"no certificate for shop\.test"):
+            await gate.apply((backend(a, **route),))
+        self_signed(pem, "shop.test", "*.shop.test")
+        await gate.apply((backend(a, **route),))
+        secure = client("shop.test", pem)
+        assert (await secure.ask(host="shop.test")).text == "a"
+        assert a.requests[0].headers["x-forwarded-proto"] == "https"
+        await secure.close()
+        redirected = await ask("/x?y", host="shop.test")
+        assert (redirected.status, redirected.headers["location"]) == (308, "https://shop.test/x?y")
+        with pytest.raises(ssl.SSLError):
+            await serial("other.test")
+        before = (await serial("shop.test"), await gate._master.runtime.workers())
+        self_signed(pem, "shop.test", "*.shop.test")
+        await gate.apply((backend(a, **route),))
+        assert await serial("shop.test", pem) != before[0]
+        assert await gate._master.runtime.workers() == before[1]
+
+
+@contextlib.asynccontextmanager
+async def authority(folder: Path) -> AsyncIterator[tuple[str, Path]]:
+    """Pebble, which asks the gateway on port 80 for proofs, and a DNS server that leads every name to it: (directory's URL, its root)."""
+    own = folder / "pebble.pem"
+    self_signed(own, "localhost")
+    configuration = {
+        "pebble": {
+            "listenAddress": "127.0.0.1:14000",
+            "managementListenAddress": "127.0.0.1:15000",
+            "certificate": str(own),
+            "privateKey": str(own),
+            "httpPort": 80,
+            "tlsPort": 443,
+        }
+    }
+    (folder / "pebble.json").write_text(json.dumps(configuration))
+    dns = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", "127.0.0.1:8053"]
+    dns += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", "127.0.0.1:8055"]
+    server = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", "127.0.0.1:8053", "-strict"]
+    environment = {"PATH": "/usr/bin", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    with (folder / "pebble.log").open("wb") as log:
+        running = [subprocess.Popen(argv, env=environment, stdout=log, stderr=log) for argv in (dns, server)]
+    try:
+
+        async def ready() -> bool:
+            for port in (8055, 14000):
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                except OSError:
+                    return False
+            return True
+
+        await eventually(ready)
+        yield "https://localhost:14000/dir", own
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
+async def test_certificates_come_by_acme_and_are_renewed_without_a_reload(home: Home) -> None:
+    folder = home.state.parent / "acme"
+    folder.mkdir()
+    async with authority(folder) as (directory, root), origins("a", "b") as (a, b):
+        settings = dataclasses.replace(SETTINGS, acme_directory=directory, acme_ca=str(root), acme_email="who@shop.test")
+        async with gateway(home, settings) as gate:
+            await gate.apply((backend(a, tls="acme", host="shop.test"), backend(b, name="b/b")))
+
+            async def served() -> bool:
+                with contextlib.suppress(OSError):
+                    return bool(await serial("shop.test"))
+                return False
+
+            await eventually(served, 60)
+            before = (await serial("shop.test"), await gate._master.runtime.workers())
+            assert await gate.due(0) == []
+            assert await gate.due(1e12) == ["shop.test"]
+            held = client("shop.test", None)
+            assert (await held.ask(host="shop.test")).text == "a"
+            async with load() as running:
+                await gate.renew("shop.test")
+                await running.more(100)
+            assert running.failures == []
+            assert await serial("shop.test") != before[0]
+            assert await gate._master.runtime.workers() == before[1]
+            assert (await held.ask(host="shop.test")).text == "a"
+            await held.close()
+            assert (home.state / "gateway/acme/shop.test.pem").stat().st_mode & 0o777 == 0o600
+        assert (folder / "pebble.log").read_text().count("POST /order-plz") >= 2
+
+
+async def test_by_name_what_is_passed_through_and_what_is_decrypted(home: Home) -> None:
+    own, theirs = home.config / "certificates/web.pem", home.state.parent / "db.pem"
+    self_signed(own, "web.test")
+    self_signed(theirs, "db.test", "*.db.test")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(theirs)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"db:" + await reader.readline())
+        writer.close()
+
+    database = await asyncio.start_server(talk, "127.0.0.30", 5432, ssl=context)
+    async with origins("a") as (a,), gateway(home) as gate:
+        passed = tuple(RouteSpec(host, port=5432, protocol="tcp") for host in ("db.test", "*.db.test"))
+        await gate.apply((backend(a, tls="own"), Backend("shop/db", passed, (Server("db", "127.0.0.30"),))))
+        for host in ("db.test", "one.db.test"):
+            reader, writer = await client(host, theirs).open()
+            writer.write(b"hello\n")
+            assert await reader.read() == b"db:hello\n"
+            writer.close()
+        secure = client("web.test", own)
+        assert (await secure.ask()).text == "a"
+        assert a.requests[0].headers["x-forwarded-for"] == "127.0.0.1"
+        await secure.close()
+    database.close()
+    await database.wait_closed()
+
+
+async def test_http2_and_grpc_over_both_entrances(home: Home) -> None:
+    """gRPC's marks: HTTP/2 all the way, and trailers."""
+    pem = home.config / "certificates/rpc.pem"
+    self_signed(pem, "rpc.test")
+    server = await asyncio.start_server(_grpc_server, "127.0.0.40", PORT)
+    async with origins("a") as (a,), gateway(home) as gate:
+        routes = (RouteSpec("rpc.test", port=PORT, protocol="h2c"), RouteSpec("rpc.test", port=PORT, protocol="h2c", tls="own"))
+        web = (RouteSpec("rpc.test", "/web", port=PORT, tls="own"), RouteSpec("rpc.test", "/web", port=PORT))
+        await gate.apply((Backend("shop/rpc", routes, (Server("rpc", "127.0.0.40"),)), Backend("shop/web", web, (a.server,))))
+        clear = await asyncio.open_connection("127.0.0.1", 80)
+        secure = await client("rpc.test", pem, "h2").open()
+        assert secure[1].get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        for streams in (clear, secure):
+            assert await _grpc_call(*streams) == (b"you said hello", "0")
+        curl = await asyncio.create_subprocess_exec(
+            *("curl", "-s", "-w", " %{http_version}", "--http2", "--cacert", str(pem)),
+            *("--resolve", "rpc.test:443:127.0.0.1", "https://rpc.test/web"),
+            stdout=subprocess.PIPE,
+        )
+        assert (await curl.communicate())[0] == b"a 2"
+        for _, writer in (clear, secure):
+            writer.close()
+    server.close()
+
+
+async def _grpc_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    connection.initiate_connection()
+    writer.write(connection.data_to_send())
+    while data := await reader.read(65536):
+        for event in connection.receive_data(data):
+            if isinstance(event, h2.events.DataReceived):
+                connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                connection.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+                connection.send_data(event.stream_id, b"you said " + event.data)
+                connection.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
+        writer.write(connection.data_to_send())
+    writer.close()
+
+
+async def _grpc_call(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[bytes, str]:
+    """(the answer's body, grpc-status)."""
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    fields = {":method": "POST", ":scheme": "http", ":authority": "rpc.test", ":path": "/Shop/Say", "content-type": "application/grpc"}
+    connection.send_headers(1, [*fields.items(), ("te", "trailers")])
+    connection.send_data(1, b"hello", end_stream=True)
+    writer.write(connection.data_to_send())
+    body, status = b"", ""
+    async with asyncio.timeout(20):
+        while True:
+            for event in connection.receive_data(await reader.read(65536)):
+                if isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                if isinstance(event, h2.events.TrailersReceived):
+                    status = {bytes(name): bytes(value).decode() for name, value in event.headers}[b"grpc-status"]
+                if isinstance(event, h2.events.StreamEnded):
+                    return body, status
+            writer.write(connection.data_to_send())
