@@ -52,6 +52,8 @@ class Instances:
     events: Events
     tasks: Tasks
     lives: dict[str, Live] = field(default_factory=dict)
+    reserved: Callable[[str], set[str]] = lambda _network_id: set()
+    """Addresses on a network that no instance may have: the virtual ones of services."""
     creating: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # finding
@@ -71,13 +73,16 @@ class Instances:
 
     # creating
 
-    async def create(self, wanted: InstanceSpec) -> Live:
-        """Write the record, reserve name, ids and addresses, make volumes. Nothing is left after a failure."""
+    async def create(self, wanted: InstanceSpec, *, image: str = "") -> Live:
+        """Write the record, reserve name, ids and addresses, make volumes. Nothing is left after a failure.
+
+        image: the id of the one that is used, where `wanted.image` is only how it was called when it was looked up.
+        """
         spec = normalize(wanted)
         self.launcher.refuse_unsupported(spec)
-        image = await self.launcher.images.resolve(spec.image)
+        found = await self.launcher.images.resolve(image or spec.image)
         async with self.creating:
-            record = self._record(spec, image)
+            record = self._record(spec, found)
             endpoints = self._endpoints(record)
             self.database.add_instance(record, list(endpoints))
             live = Live(record, endpoints)
@@ -123,6 +128,7 @@ class Instances:
         for position, wanted in enumerate(record.spec.networks):
             network = self._network(wanted.network)
             used = {e.address for live in self.lives.values() for e in live.endpoints if e.network_id == network.id}
+            used |= self.reserved(network.id)
             address = _address(network, wanted.address, used)
             number = addresses.free_number(numbers)
             numbers.add(number)

@@ -17,6 +17,8 @@ from pydantic import TypeAdapter
 
 from twinhull import __version__
 from twinhull.engine import filters as pick
+from twinhull.engine.apps.assemble import assemble
+from twinhull.engine.apps.local import LocalApps
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -44,6 +46,7 @@ from twinhull.engine.recover import Recovery
 from twinhull.engine.settings import Settings
 from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
+from twinhull.gateway.local import HaproxyGateway
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
@@ -85,6 +88,8 @@ class LocalEngine(Engine):
         self._files = Files(self._instances)
 
     # the whole
+        self._gateway = HaproxyGateway(home, settings.gateway)
+        self.apps: LocalApps = assemble(self, self._database, self._instances, self._network, self._gateway)
 
     async def open(self) -> None:
         """Take over what is there."""
@@ -97,7 +102,8 @@ class LocalEngine(Engine):
         await self._network.open()
         if not any(network.name == DEFAULT_NETWORK for network in self._networks.values()):
             await self.network_create(NetworkSpec(DEFAULT_NETWORK))
-        report = await self._network.sync(tuple(self._networks.values()), self._attached())
+        self.apps.load()
+        report = await self._network.sync(tuple(self._networks.values()), self._attached(), self.apps.balance.records())
         for owner, why in report.conflicts:
             _log.warning("network of %s: %s", owner[:12], why)
         await self._volumes.sweep()
@@ -110,6 +116,9 @@ class LocalEngine(Engine):
 
     async def close(self, *, all: bool = False) -> None:
         """Let go. With all, end every workload first and remove the networks' kernel objects."""
+        await self._gateway.open()
+        self._tasks.spawn("supervise gateway", self._gateway.supervise())
+        self.apps.start_all()
         if all:
             await self._end_all()
         self._events.close()
@@ -118,6 +127,8 @@ class LocalEngine(Engine):
         Cgroup(self.home.cgroup).remove_if_empty()
         self._database.close()
 
+        await self._pool.close()
+        await self._gateway.close(remove=all)
     async def info(self) -> dict[str, object]:
         lives = self._instances.lives.values()
         return {
@@ -445,8 +456,11 @@ class LocalEngine(Engine):
         await self._network.destroy(record)
         self._events.emit("network", "destroy", record.id, record.name)
 
+        if served := self.apps.balance.reserved(record.id):
+            raise ConflictError(f"network {record.name} is used by {len(served)} services of an application", "twinhull down")
     async def network_prune(self) -> tuple[str, ...]:
-        unused = [view.name for view in await self.networks() if not view.instances and view.name != DEFAULT_NETWORK]
+        kept = {DEFAULT_NETWORK} | {record.name for record in self._networks.values() if self.apps.balance.reserved(record.id)}
+        unused = [view.name for view in await self.networks() if not view.instances and view.name not in kept]
         for name in unused:
             await self.network_remove(name)
         return tuple(unused)
@@ -531,7 +545,7 @@ class LocalEngine(Engine):
         self._events.emit("image", action, last.removeprefix("id: "), name)
 
     def _used_images(self) -> set[str]:
-        return {live.record.image_id for live in self._instances.lives.values()}
+        return {live.record.image_id for live in self._instances.lives.values()} | self.apps.used_images()
 
     def _attached(self) -> tuple[Attached, ...]:
         """What the network must hold for the instances that were up when the last daemon ended."""
@@ -572,6 +586,7 @@ class LocalEngine(Engine):
 
 _SHOWN = (State.RUNNING, State.PAUSED, State.RESTARTING)
 
+        self.apps.pause_all()
 
 async def _set_at_end(live: Live, stop: asyncio.Event) -> None:
     """Set when the instance won't write any more."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from twinhull.gateway.settings import Settings as GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)

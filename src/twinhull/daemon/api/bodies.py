@@ -32,10 +32,8 @@ class Strict:
     """Annotation: refuse unknown fields, NaN, and integers beyond 64 bits, at every depth."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: Any = TypeAdapter(tuple[source], config=_CONFIG).core_schema
+        schema: Any = _inlined(TypeAdapter(tuple[source], config=_CONFIG).core_schema, {})
         _bound(schema)
-        if schema["type"] == "definitions":
-            return {**schema, "schema": schema["schema"]["items_schema"][0]}
         return schema["items_schema"][0]  # type: ignore[no-any-return]
 
 
@@ -88,6 +86,19 @@ async def upload(request: Request) -> AsyncIterator[bytes]:
                 yield chunk
     except ClientDisconnect as error:
         raise TemporaryError("the client broke off its upload") from error
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """A core schema without definitions: a schema inside another can't have its own. Our bodies aren't recursive."""
+    if isinstance(schema, list | tuple):
+        return [_inlined(value, definitions) for value in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "definitions":
+        return _inlined(schema["schema"], definitions | {each["ref"]: each for each in schema["definitions"]})
+    if schema.get("type") == "definition-ref":
+        return _inlined(definitions[schema["schema_ref"]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "ref"}
 
 
 def _bound(schema: Any) -> None:

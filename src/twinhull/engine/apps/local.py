@@ -50,12 +50,14 @@ class LocalApps(AppEngine):
     instances: Instances
     balance: Balance
     hands: Hands
-    loop: Loop
     networks: Callable[[], Collection[str]]
     secrets: Path
     apps: dict[str, App]
     gateway_port: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.loop = Loop(self.hands, self.balance, self.instances.tasks, self.parts, self.ended)
 
     # the daemon's life
 
@@ -78,6 +80,16 @@ class LocalApps(AppEngine):
         self.instances.events.called.append(self._happened)
         for app in self.apps.values():
             self.loop.start(app)
+
+    def pause_all(self) -> None:
+        """Before every workload is ended with the daemon: no loop heals them meanwhile, and the next daemon starts them again."""
+        for app in self.apps.values():
+            if app.task is not None:
+                app.task.cancel()
+            for instance_id, member in app.members.items():
+                live = self.instances.lives.get(instance_id)
+                if live is not None and live.up:
+                    app.mark(instance_id, stopped=True, serving=False, weight=member.state.weight)
 
     def _happened(self, event: Event) -> None:
         """An instance's event wakes its app."""
