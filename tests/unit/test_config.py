@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,31 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "pair"), [("127.0.0.1:1", ("127.0.0.1", 1)), ("[::]:7443", ("::", 7443)), ("0.0.0.0:0", ("0.0.0.0", 0))])
 def test_addresses(text: str, pair: tuple[str, int]) -> None:
     assert parse_address(text) == pair
+
+
+def test_the_gateway(tmp_path: Path) -> None:
+    from twinhull.gateway.settings import Settings
+
+    text = '[gateway]\nhttp = "127.0.0.1:8080"\nhttps = ""\nacme_ca = "ca.pem"\ntrusted_proxies = ["::1", "10.0.0.0/8"]\naccess_log = false'
+    config = parse(text, WHERE).gateway
+    assert (config.http, config.https, config.acme_ca, config.access_log) == ("127.0.0.1:8080", "", "/etc/twinhull/ca.pem", False)
+    assert Settings(**dataclasses.asdict(load(tmp_path).gateway)) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('http = "80"', "gateway.http '80' is not"),
+        ('https = "example.org:443"', "gateway.https"),
+        ('https = ":0"', "gateway.https ':0' is not"),
+        ('http = ":443"', "is the same"),
+        ('acme_directory = "http://x"', "not an https URL"),
+        ('trusted_proxies = ["10.0.0.1/8"]', "gateway.trusted_proxies"),
+        ("log_max_size = 1", "gateway.log_max_size"),
+        ("log_max_files = 0", "gateway.log_max_files"),
+    ],
+)
+def test_a_wrong_gateway_is_told_with_its_line(line: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        parse(f"[gateway]\n{line}", WHERE)
+    assert str(WHERE) in str(raised.value)

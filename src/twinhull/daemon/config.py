@@ -9,6 +9,8 @@
 
     [vm]
     accelerator = "auto"            # auto, kvm or tcg
+    parked = 2                      # VMs of one shape that wait for their instances, as far as they were in demand lately; 0: none
+    parked_memory = 268435456       # bytes for all of them
 
     [security]
     allow_privileged = false
@@ -20,6 +22,17 @@
     [logs]
     max_size = 16777216             # bytes, for instances that don't say
     max_files = 3
+
+    [gateway]
+    http = ":80"                    # "address:port", ":port" for all addresses, "" for none; taken with the first route
+    https = ":443"
+    acme_email = "ops@example.org"  # the certificate authority writes there when something is wrong
+    acme_directory = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_ca = "tls/our-ca.pem"      # only for an authority that isn't publicly trusted
+    trusted_proxies = ["10.0.0.0/8"]  # whose X-Forwarded-For and X-Request-ID are believed
+    access_log = true               # one JSON object a request, in state/gateway/access.log
+    log_max_size = 67108864         # bytes
+    log_max_files = 3
 
 Invariant: a `Config` has been checked. An unknown key is an error with file, line and the nearest known key.
 """
@@ -36,10 +49,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from twinhull.errors import UserError
+from twinhull.gateway.settings import LETS_ENCRYPT
 
 FILE_NAME = "config.toml"
 _ACCELERATORS = ("auto", "kvm", "tcg")
 _LEAST_LOG = 4096
+_MOST_PARKED = 64
+_PATHS = ("cert", "key", "token_file", "acme_ca")
 _TYPES: dict[Any, tuple[type, str]] = {
     str: (str, "a string"),
     bool: (bool, "true or false"),
@@ -72,14 +88,20 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True)
 class VmConfig:
-    """[vm]. auto: KVM if a probe boot works, else emulation; kvm: never emulate; tcg: always emulate."""
+    """[vm]. auto: KVM if a probe boot works, else emulation; kvm: never emulate; tcg: always emulate. parked_memory: bytes."""
 
     accelerator: str = "auto"
+    parked: int = 2
+    parked_memory: int = 256 * 1024 * 1024
 
     def check(self) -> None:
-        """One of the known accelerators."""
+        """One of the known accelerators, and numbers that make sense."""
         if self.accelerator not in _ACCELERATORS:
             raise UserError(f"vm.accelerator {self.accelerator!r} is not one of {', '.join(_ACCELERATORS)}")
+        if not 0 <= self.parked <= _MOST_PARKED:
+            raise UserError(f"vm.parked {self.parked} is not between 0 and {_MOST_PARKED}")
+        if self.parked_memory < 0:
+            raise UserError(f"vm.parked_memory {self.parked_memory} is negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +149,39 @@ class LogsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """[gateway]. Means the same as `gateway.settings.Settings`."""
+
+    http: str = ":80"
+    https: str = ":443"
+    acme_email: str = ""
+    acme_directory: str = LETS_ENCRYPT
+    acme_ca: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+    access_log: bool = True
+    log_max_size: int = 64 * 1024 * 1024
+    log_max_files: int = 3
+
+    def check(self) -> None:
+        """Addresses, networks, an https URL, sensible bounds."""
+        for key in ("http", "https"):
+            _check_listen(f"gateway.{key}", getattr(self, key))
+        if self.http and self.http == self.https:
+            raise UserError(f"gateway.https {self.https!r} is the same as gateway.http")
+        if not self.acme_directory.startswith("https://"):
+            raise UserError(f"gateway.acme_directory {self.acme_directory!r} is not an https URL")
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise UserError(f"gateway.trusted_proxies: {error}", 'for example ["10.0.0.0/8"]') from error
+        if self.log_max_size < _LEAST_LOG:
+            raise UserError(f"gateway.log_max_size {self.log_max_size} is below {_LEAST_LOG} bytes")
+        if not 1 <= self.log_max_files <= 1000:
+            raise UserError(f"gateway.log_max_files {self.log_max_files} is not between 1 and 1000")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of config.toml."""
 
@@ -135,6 +190,7 @@ class Config:
     security: SecurityConfig = field(default_factory=SecurityConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     logs: LogsConfig = field(default_factory=LogsConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
 def load(folder: Path) -> Config:
@@ -173,6 +229,18 @@ def parse_address(text: str) -> tuple[str, int]:
     if not 0 <= number < 65536:
         raise UserError(f"api.tcp: port {number} is out of range")
     return host, number
+
+
+def _check_listen(name: str, text: str) -> None:
+    """ "", ":port", "address:port" or "[v6]:port"."""
+    host, colon, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.removeprefix("[").removesuffix("]") or "::")
+        right = not text or (bool(colon) and 0 < int(port) < 65536)
+    except ValueError:
+        right = False
+    if not right:
+        raise UserError(f"{name} {text!r} is not address:port or :port", 'for example ":80", or "" for none')
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +282,7 @@ class _Source:
 
     def _absolute(self, key: str, value: Any) -> Any:
         """Paths count from the configuration's folder."""
-        return str(self.path.parent / value) if key in ("cert", "key", "token_file") and value else value
+        return str(self.path.parent / value) if key in _PATHS and value else value
 
     def _at(self, section: str, key: str) -> str:
         """ "file:line" of a key, or of its section, as well as a plain search tells."""

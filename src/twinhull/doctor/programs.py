@@ -27,6 +27,7 @@ PROGRAMS = (
     Program("skopeo", "skopeo", "images can't be loaded, pulled or pushed", True),
     Program("buildah", "buildah", "images can't be built or committed", False),
     Program("dnsmasq", "dnsmasq-base", "instances can't find each other by name", True),
+    Program("haproxy", "haproxy", "routes of apps lead nowhere", False, ("-v",)),
     Program("mkfs.ext4", "e2fsprogs", "VMs have no writable layer", True, ("-V",)),
     Program("mmdebstrap", "mmdebstrap", "image bootstrap doesn't work", False),
     Program("runsc", "runsc", "there is no runtime `sandbox` (optional)", False),

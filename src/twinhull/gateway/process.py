@@ -15,7 +15,6 @@ import os
 import pwd
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +111,7 @@ class Master:
                 cwd=self.folder,
                 env=listeners.environment,
                 pass_fds=listeners.descriptors,
-                stdin=subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=access,
                 stderr=log,
             )
