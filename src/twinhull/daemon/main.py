@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import io
 import logging
@@ -26,6 +27,7 @@ from twinhull.daemon.serve import serve
 from twinhull.engine.local import LocalEngine
 from twinhull.engine.settings import Settings
 from twinhull.errors import TwinhullError
+from twinhull.gateway.settings import Settings as GatewaySettings
 from twinhull.home import Home
 from twinhull.sys.namespaces import prepare_daemon_namespace
 
@@ -111,6 +113,7 @@ def _settings(config: Config) -> Settings:
         network_pools=(config.network.pool,) if config.network.pool else (),
         log_max_size=config.logs.max_size,
         log_max_files=config.logs.max_files,
+        gateway=GatewaySettings(**dataclasses.asdict(config.gateway)),
     )
 
 
