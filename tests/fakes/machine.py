@@ -85,10 +85,14 @@ class Machine:
                 if plan.actions:
                     continue
                 return True
-            self.now = max(self.now, min(following))
-            while self.queue and self.queue[0][0] <= self.now:
-                heapq.heappop(self.queue)[2]()
+            self.pass_time(max(0.0, min(following) - self.now))
         return False
+
+    def pass_time(self, seconds: float) -> None:
+        """Let happen what happens within so many seconds."""
+        self.now += seconds
+        while self.queue and self.queue[0][0] <= self.now:
+            heapq.heappop(self.queue)[2]()
 
     def step(self) -> act.Plan:
         """One plan, begun."""

@@ -77,9 +77,10 @@ def _gated(scene: Scene) -> bool:
 
 def _cast(scene: Scene, restart_at: float, draft: Draft) -> _Roles:
     doomed = [m for m in scene.current if _doomed(m, restart_at)]
-    sick = [m for m in scene.current if m.at is Condition.SICK and m not in doomed]
+    coming = [m for m in scene.current if not _doomed(m, restart_at)]
+    sick = [m for m in coming if m.at is Condition.SICK]
     mended = in_place(scene.wish)
-    sound = [m for m in scene.current if m not in doomed and (mended or m.at is not Condition.SICK)] if doomed or sick else [*scene.current]
+    sound = coming if mended else [m for m in coming if m.at is not Condition.SICK]
     kept_old, gone_old = _split_old(scene, draft)
     wanted = _wanted(scene, sound, kept_old, draft)
     ranked = sorted(sound, key=_removal)
