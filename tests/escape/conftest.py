@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 from tests.conformance.instance import PYTHON, Instance, Maker
 from tests.escape.host import Host
 from tests.harness import Daemon
 
-from twinhull.compare import probes
+from twinhull.compare import probes_archive
 
-PROBES = "/tmp/probes.pyz"
-_MAIN = "import importlib, sys\nimportlib.import_module(f'probes.{sys.argv.pop(1)}').main()\n"
+PROBES = probes_archive.PATH
 READ_ONLY = "/given"
 
 
@@ -72,15 +68,5 @@ def attempts(instance: Instance, host: Host, user: str = "") -> list[tuple[str, 
 
 
 def _equipped(instance: Instance) -> Instance:
-    instance.exec("sh", "-c", f"cat >{PROBES}; chmod 644 {PROBES}", stdin=_archive())
+    instance.exec("sh", "-c", f"cat >{PROBES}; chmod 644 {PROBES}", stdin=probes_archive.archive())
     return instance
-
-
-def _archive() -> bytes:
-    """The probes as one file that Python runs."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for path in sorted(Path(probes.__path__[0]).glob("*.py")):
-            archive.write(path, f"probes/{path.name}")
-        archive.writestr("__main__.py", _MAIN)
-    return packed.getvalue()

@@ -1,0 +1,49 @@
+"""Density: how many servers a GiB holds while they still answer in time. More than were started is an extrapolation, and is called one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from twinhull.compare.measures.base import Measure, Recorder
+from twinhull.compare.model import Better, Bound, Metric
+from twinhull.compare.statistics import quantile
+from twinhull.compare.subjects.base import NotMeasuredError, anonymous, first_page
+
+LIMIT = 0.05
+"""Seconds within which 95 of 100 requests must be answered."""
+_REQUESTS = 20
+_GIB = 1 << 30
+
+
+class Density(Measure):
+    """A few servers at once, each asked in turn."""
+
+    name = "density"
+    quick, full, guess, warm_up = 1, 5, 3.0, False
+    metrics = (
+        Metric(
+            "density.per_gib",
+            f"Servers per GiB, p95 ≤ {LIMIT * 1000:g} ms (extrapolated)",
+            "1",
+            "1 GiB ÷ anonymous memory per server after its first requests; extrapolated from the few that ran",
+            better=Better.HIGHER,
+            bound=Bound.OTHER,
+        ),
+        Metric("density.latency", "Latency with several servers up: p95", "s", "GET over a new connection, each server in turn"),
+    )
+
+    def take(self, turn: Recorder) -> None:
+        with turn.attempt("density.per_gib", "density.latency"), ExitStack() as stack:
+            wanted, port, page = turn.bench.server()
+            places = [stack.enter_context(turn.subject.running(wanted)) for _ in range(8 if turn.full else 2)]
+            for place in places:
+                first_page(place.address, port, page, time.perf_counter())
+            seconds = [first_page(place.address, port, page, time.perf_counter()) for _ in range(_REQUESTS) for place in places]
+            slow = quantile(seconds, 0.95)
+            turn.sample("density.latency", slow, servers=len(places))
+            each = anonymous([pid for place in places for pid in turn.subject.processes(place)]) / len(places)
+            with turn.attempt("density.per_gib"):
+                if slow > LIMIT:
+                    raise NotMeasuredError(f"already {len(places)} servers take {slow * 1000:.0f} ms")
+                turn.sample("density.per_gib", _GIB / each, servers=len(places))

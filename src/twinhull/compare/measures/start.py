@@ -1,0 +1,81 @@
+"""Start latency: from the request to what a user waits for."""
+
+from __future__ import annotations
+
+import time
+
+from twinhull.compare.bench import SHELL
+from twinhull.compare.measures.base import Measure, Recorder
+from twinhull.compare.model import Metric
+from twinhull.compare.subjects.base import MIB, NotMeasuredError, Wanted, first_page
+from twinhull.compare.subjects.hull import Hull
+from twinhull.spec.instance import Runtime
+
+_SHELL_COMMAND = (SHELL, "-c", "echo twinhull")
+_COLD_MEMORY = 97 * MIB
+"""An odd size, so that no template of its shape is there; it grows by two MiB with each round."""
+
+
+class Start(Measure):
+    """Warm: the image has been used before, and a VM goes on from a template where one could be made."""
+
+    name = "start"
+    quick, full, guess = 6, 30, 2.5
+    metrics = (
+        Metric("start.ready", "Start, warm: request → it runs", "s", "POST /v1/instances?start=true → its answer; the image's own command"),
+        Metric("start.output", "Start, warm: request → first output", "s", f"API run → first byte of `{SHELL} -c 'echo twinhull'`"),
+        Metric("start.http", "Start, warm: request → first HTTP 200", "s", "POST /v1/instances?start=true → first 200, asked every 2 ms"),
+        Metric("start.cli", "Start by command line: spawn → exit", "s", f"spawn → exit of `run --rm IMAGE {SHELL} -c 'echo twinhull'`"),
+    )
+
+    def take(self, turn: Recorder) -> None:
+        image = turn.bench.run.image
+        with turn.attempt("start.ready"):
+            _ready(turn, Wanted(image) if isinstance(turn.subject, Hull) else turn.bench.lasting())
+        with turn.attempt("start.output"):
+            _needs_shell(turn)
+            seconds, code, _ = turn.subject.first_output(Wanted(image, _SHELL_COMMAND))
+            if code:
+                raise NotMeasuredError(f"{SHELL} ended with exit code {code}")
+            turn.sample("start.output", seconds)
+        with turn.attempt("start.http"):
+            wanted, port, page = turn.bench.server()
+            begin = time.perf_counter()
+            with turn.subject.running(wanted) as place:
+                turn.sample("start.http", first_page(place.address, port, page, begin), image=wanted.image)
+        with turn.attempt("start.cli"):
+            _needs_shell(turn)
+            turn.sample("start.cli", turn.subject.command_line(Wanted(image, _SHELL_COMMAND)))
+
+
+class Cold(Measure):
+    """What a first start costs, and the ways around it: templates, parked clones, snapshots of the app."""
+
+    name = "cold"
+    quick, full, guess, warm_up, hulls_only = 1, 5, 6.0, False, True
+    metrics = (
+        Metric(
+            "cold.boot", "Start, cold: nothing prepared for this size", "s", "API run → first byte; VM: a memory size without a template"
+        ),
+        Metric("cold.parked", "Start from a parked clone", "s", "POST /v1/instances?start=true → its answer"),
+        Metric("cold.snapshot", "Start from a snapshot of the warmed app", "s", "POST /v1/instances?start=true → its answer"),
+    )
+
+    def take(self, turn: Recorder) -> None:
+        with turn.attempt("cold.boot"):
+            memory = _COLD_MEMORY + (2 * turn.round + turn.bench.run.seed % 40 * 16) * MIB
+            wanted = Wanted(turn.bench.run.tools, ("echo", "twinhull"), memory)
+            turn.sample("cold.boot", turn.subject.first_output(wanted)[0], memory=memory)
+        vm = turn.subject.name == Runtime.VM
+        turn.missing("cold.parked", "this version parks no clones" if vm else "only a VM can be parked")
+        turn.missing("cold.snapshot", "this version keeps no snapshots of apps" if vm else "only a VM's memory can be kept")
+
+
+def _ready(turn: Recorder, wanted: Wanted) -> None:
+    with turn.subject.running(wanted) as place:
+        turn.sample("start.ready", place.seconds)
+
+
+def _needs_shell(turn: Recorder) -> None:
+    if not turn.bench.nature.shell:
+        raise NotMeasuredError(f"the image has no {SHELL}")

@@ -1,0 +1,51 @@
+"""Which turn comes when, and how long the rest will take. Pure: the seed is passed in, so that a run that goes on has the same plan.
+
+All subjects take their turns of a round before the next round begins, in an order that is drawn anew for every round: what changes on
+the machine meanwhile (its temperature, its neighbours) meets every subject alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from statistics import fmean
+
+from twinhull.compare.model import Done, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A measure as the plan needs it. `guess`: seconds of a turn, until one has been seen."""
+
+    name: str
+    rounds: int
+    warm_up: bool
+    subjects: tuple[str, ...]
+    guess: float
+
+
+def schedule(measures: Sequence[Planned], seed: int) -> tuple[Turn, ...]:
+    """Every turn, in its order."""
+    random = Random(seed)
+    turns: list[Turn] = []
+    for number in range(max((measure.rounds for measure in measures), default=0) + 1):
+        due = [measure for measure in measures if number <= measure.rounds and (number > 0 or measure.warm_up)]
+        blocks = [[Turn(measure.name, subject, number) for subject in measure.subjects] for measure in due]
+        for block in blocks:
+            random.shuffle(block)
+        random.shuffle(blocks)
+        turns += [turn for block in blocks for turn in block]
+    return tuple(turns)
+
+
+def remaining(left: Iterable[Turn], done: Iterable[Done], guesses: Mapping[str, float]) -> float:
+    """Seconds that the turns left will take, by the mean of what the same measure of the same subject took so far."""
+    seen: dict[tuple[str, str], list[float]] = {}
+    for record in done:
+        seen.setdefault((record.measure, record.subject), []).append(record.seconds)
+    total = 0.0
+    for turn in left:
+        known = seen.get((turn.measure, turn.subject))
+        total += fmean(known) if known else guesses.get(turn.measure, 1.0)
+    return total

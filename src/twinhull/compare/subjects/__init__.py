@@ -1,0 +1,1 @@
+"""What is measured: the hulls of Twinhull, and other engines beside them."""

@@ -1,0 +1,168 @@
+"""One interface for everything that a measure measures."""
+
+from __future__ import annotations
+
+import abc
+import http.client
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinhull.errors import TwinhullError
+
+PATIENCE = 60.0
+"""Seconds within which anything must answer (emulated machines are slow)."""
+_POLL = 0.002
+MIB = 1 << 20
+
+
+class NotMeasuredError(TwinhullError):
+    """A value that can't be had here; the message becomes a row of the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An instance as a measure needs it. `command` None: the image's own; `memory` in bytes, 0: no limit (VM: the default size)."""
+
+    image: str
+    command: tuple[str, ...] | None = None
+    memory: int = 0
+    cpus: float = 0.0
+    pids: int = 0
+    volume: str = ""
+    """Where a new volume is mounted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a program inside left."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An instance that runs. `ident`: as its engine knows it; `address` "" where it has none; `seconds`: from request to answer."""
+
+    ident: str
+    address: str
+    seconds: float
+
+
+class Subject(abc.ABC):
+    """A hull or a peer."""
+
+    name: str
+
+    @abc.abstractmethod
+    def trouble(self) -> str:
+        """Why it can't be measured here; "" if it can."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Version, accelerator: what the report has to say of it."""
+
+    @abc.abstractmethod
+    def provide(self, image: str) -> None:
+        """See that it has the image."""
+
+    @abc.abstractmethod
+    def start(self, wanted: Wanted) -> Place:
+        """Create and start an instance."""
+
+    @abc.abstractmethod
+    def first_output(self, wanted: Wanted) -> tuple[float, int, str]:
+        """Seconds from the request to the first byte of output (to its end, if there is none); exit code; output. The instance is gone."""
+
+    @abc.abstractmethod
+    def command_line(self, wanted: Wanted) -> float:
+        """Seconds from the spawn of the engine's CLI to its exit: `run --rm`."""
+
+    @abc.abstractmethod
+    def exec(self, place: Place, *argv: str, user: str = "", stdin: bytes = b"") -> Output:
+        """Run a program inside to its end."""
+
+    @abc.abstractmethod
+    def ended(self, place: Place) -> str:
+        """Why the instance doesn't run any more; "" if it does."""
+
+    @abc.abstractmethod
+    def remove(self, place: Place) -> None:
+        """End it and all that it had."""
+
+    @abc.abstractmethod
+    def clear(self) -> None:
+        """Remove everything that this run has made."""
+
+    @contextmanager
+    def running(self, wanted: Wanted) -> Iterator[Place]:
+        """An instance for the time of a block."""
+        place = self.start(wanted)
+        try:
+            yield place
+        finally:
+            self.remove(place)
+
+    def processes(self, place: Place) -> list[int]:
+        """Pids on the host of all that runs for this instance alone: its workload, its monitor, its VMM."""
+        mark = place.ident[:12].encode()
+        return [pid for pid in pids() if mark in _read(f"/proc/{pid}/cgroup") or mark in _read(f"/proc/{pid}/cmdline")]
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block: what is being made has a name afterwards, by which it can be removed."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def first_page(address: str, port: int, path: str, begin: float, patience: float = PATIENCE) -> float:
+    """Seconds from `begin` (perf_counter) to the first HTTP 200, asked every 2 ms. Raises NotMeasuredError."""
+    while time.perf_counter() - begin < patience:
+        connection = http.client.HTTPConnection(address, port, timeout=2)
+        with suppress(OSError, http.client.HTTPException):
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return time.perf_counter() - begin
+        connection.close()
+        time.sleep(_POLL)
+    raise NotMeasuredError(f"no page from http://{address}:{port}{path} within {patience:g} s")
+
+
+def pids() -> list[int]:
+    """Of all processes that this user may see."""
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def anonymous(numbers: list[int]) -> int:
+    """Bytes of anonymous memory of these processes. Raises NotMeasuredError where they can't be read."""
+    total = 0
+    for pid in numbers:
+        text = _read(f"/proc/{pid}/smaps_rollup").decode()
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Anonymous:"))
+    if not total:
+        raise NotMeasuredError("the instance's processes can't be read from here: root on the daemon's machine can")
+    return total
+
+
+def available() -> int:
+    """MemAvailable of the machine, in bytes."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise NotMeasuredError("/proc/meminfo tells no MemAvailable")
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,141 @@
+"""What people say of containers and VMs, and what this machine says to it. Pure.
+
+A claim is put as it is usually heard; its row tells which figures speak to it, what they say, and where that ends. A claim about
+isolation gets no word of its own: its columns stand beside each other and are never merged into one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twinhull.compare.model import Bound, Metric
+from twinhull.compare.statistics import Verdict, Word
+
+EMULATION = "The VM's CPU was emulated (TCG): this is about emulation, and no conclusion about hardware virtualization follows."
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`metrics`: those that speak to it, a VM against a container; `columns`: of the isolation table."""
+
+    topic: str
+    text: str
+    opposite: str
+    metrics: tuple[str, ...]
+    limits: str
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """`word`: supported, contradicted, mixed, no difference, not decided, or (for isolation) beside each other."""
+
+    claim: Claim
+    word: str
+    measured: str
+    limits: str
+
+
+CLAIMS = (
+    Claim(
+        "Start",
+        "A container starts faster than a VM.",
+        "VMs start as fast as containers today.",
+        ("start.ready", "start.output", "start.http"),
+        "Warm starts of an image that is there. A VM goes on from a template; how it was booted is the row “cold”.",
+    ),
+    Claim(
+        "Footprint",
+        "A container needs less memory and disk than a VM.",
+        "Containers cost more than VMs.",
+        ("memory.anonymous", "memory.marginal", "image.instance_disk"),
+        "Idle instances. What an application itself takes comes on top in both.",
+    ),
+    Claim(
+        "Overhead",
+        "The same program runs slower in a VM.",
+        "Virtualization costs nothing any more.",
+        ("cpu.single", "ram.bandwidth", "system.call", "disk.root_random32", "network.http", "network.latency"),
+        "Tools, not your application: measure that with --workload.",
+    ),
+    Claim(
+        "Isolation and security",
+        "A container isolates better than a VM.",
+        "A VM isolates better than a container.",
+        (),
+        "Columns are not a score. That an attempt failed shows no more than that this one failed; CPU side channels aren't measured.",
+        ("Kernel", "System calls answered to the workload", "System calls open to the VMM process", "Escape attempts"),
+    ),
+    Claim(
+        "Performance under a bad neighbour",
+        "A VM protects its neighbours better.",
+        "cgroups do it as well.",
+        ("jitter.fork", "jitter.memory", "jitter.disk", "jitter.network"),
+        "The timer's lateness beside a neighbour of the same kind with one CPU; on few cores both share everything.",
+    ),
+    Claim(
+        "Scaling",
+        "Containers scale out faster.",
+        "VMs scale as fast.",
+        ("start.http", "memory.marginal"),
+        "From zero to one, and what the next one costs. Scaling over several machines isn't measured.",
+    ),
+    Claim(
+        "Density",
+        "More containers than VMs fit on a machine.",
+        "VMs can be packed as densely.",
+        ("density.per_gib",),
+        "Extrapolated from the few that ran; memory that guests share or give back isn't promised.",
+    ),
+    Claim(
+        "Deployment speed",
+        "A new version is up faster in a container.",
+        "It makes no difference.",
+        ("image.first_use",),
+        "The image is on the machine already: the time to fetch it is the same for both.",
+    ),
+)
+
+
+def judge(claim: Claim, found: Mapping[str, tuple[Metric, Verdict]], facts: Mapping[str, str], *, emulated: bool) -> ClaimRow:
+    """`found`: metric → the VM's verdict against the container; `facts`: column → both cells in one line."""
+    limits = f"{claim.limits} {EMULATION}" if emulated and _emulation_matters(found) else claim.limits
+    if claim.columns:
+        told = "; ".join(f"{column}: {facts[column]}" for column in claim.columns if column in facts)
+        return ClaimRow(claim, "columns beside each other" if told else "not measured", told, limits)
+    if not found:
+        return ClaimRow(claim, "not measured", "", limits)
+    measured = "; ".join(f"{metric.title}: VM {_told(verdict)}" for metric, verdict in found.values())
+    return ClaimRow(claim, _word(claim, [verdict.word for _, verdict in found.values()]), measured, limits)
+
+
+def _word(claim: Claim, words: list[Word]) -> str:
+    """All claims but one say that the VM is worse."""
+    supporting, against = (Word.BETTER, Word.WORSE) if claim.text.startswith("A VM") else (Word.WORSE, Word.BETTER)
+    decided = [word for word in words if word is not Word.OPEN]
+    if not decided:
+        return "not decided"
+    if all(word is Word.SAME for word in decided):
+        return "no difference found"
+    if against not in decided and supporting in decided:
+        return "supported here" if len(decided) == len(words) and Word.SAME not in decided else "supported in part"
+    return "contradicted here" if supporting not in decided else "mixed"
+
+
+def _told(verdict: Verdict) -> str:
+    """ "worse (7.1 × the container's)": above one where the VM has more, whether that is good or bad."""
+    if verdict.word in (Word.SAME, Word.OPEN):
+        return str(verdict)
+    return f"{verdict} ({times(verdict.ratio)} the container's)"
+
+
+def times(ratio: float) -> str:
+    """A ratio for people."""
+    if ratio > 1e6 or ratio < 1e-6:
+        return "far from"
+    return f"{ratio:.2f} ×" if 0.1 <= ratio < 10 else f"{ratio:.3g} ×" if ratio < 0.1 else f"{ratio:,.0f} ×"
+
+
+def _emulation_matters(found: Mapping[str, tuple[Metric, Verdict]]) -> bool:
+    return any(metric.bound is Bound.CPU for metric, _ in found.values())

@@ -1,0 +1,67 @@
+"""A plan holds every turn once, round by round, and the same seed gives the same plan."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twinhull.compare import model, plan
+from twinhull.compare.model import Done, Record, Sample, Turn
+from twinhull.compare.plan import Planned
+
+_SUBJECTS = ("container", "sandbox", "vm")
+_MEASURES = st.lists(
+    st.builds(
+        Planned,
+        name=st.sampled_from(("start", "cpu", "disk", "network", "memory")),
+        rounds=st.integers(1, 6),
+        warm_up=st.booleans(),
+        subjects=st.lists(st.sampled_from(_SUBJECTS), min_size=1, unique=True).map(tuple),
+        guess=st.floats(0.1, 10),
+    ),
+    unique_by=lambda planned: planned.name,
+)
+
+
+@given(_MEASURES, st.integers())
+def test_every_turn_once_and_rounds_in_order(measures: list[Planned], seed: int) -> None:
+    turns = plan.schedule(measures, seed)
+    wanted = {Turn(m.name, s, r) for m in measures for s in m.subjects for r in range(0 if m.warm_up else 1, m.rounds + 1)}
+    assert len(turns) == len(wanted)
+    assert set(turns) == wanted
+    assert [turn.round for turn in turns] == sorted(turn.round for turn in turns)
+    assert turns == plan.schedule(measures, seed)
+
+
+@given(_MEASURES, st.integers(), st.data())
+def test_an_interrupted_run_that_goes_on_has_the_same_samples(measures: list[Planned], seed: int, data: st.DataObject) -> None:
+    turns = plan.schedule(measures, seed)
+    cut = data.draw(st.integers(0, len(turns)))
+
+    def records(some: tuple[Turn, ...]) -> list[Record | Done]:
+        return [
+            record
+            for turn in some
+            for record in (
+                Sample(f"{turn.measure}.x", turn.subject, turn.round, float(turn.round)),
+                Done(turn.measure, turn.subject, turn.round, 1.0),
+            )
+        ]
+
+    run = model.Run("r", "i", _SUBJECTS, "quick", seed, ())
+    half_a_turn: list[Record | Done] = list(records(turns[cut : cut + 1])[:1])
+    first = records(turns[:cut]) + half_a_turn
+    done = model.gather(run, first, len(turns)).done
+    rest = tuple(turn for turn in turns if turn not in done)
+    whole = model.gather(run, records(turns), len(turns))
+    assert rest == turns[cut:]
+    resumed = model.gather(run, records(turns[:cut]) + records(rest), len(turns))
+    assert (resumed.samples, resumed.complete) == (whole.samples, True)
+
+
+@given(_MEASURES, st.integers())
+def test_the_time_left_is_what_was_seen_or_guessed(measures: list[Planned], seed: int) -> None:
+    turns = plan.schedule(measures, seed)
+    guesses = {measure.name: measure.guess for measure in measures}
+    assert plan.remaining(turns, [], guesses) >= 0
+    assert plan.remaining(turns, [Done(turn.measure, turn.subject, turn.round, 2.0) for turn in turns], guesses) == 2.0 * len(turns)
