@@ -51,7 +51,7 @@ int anew_reset(struct guest *guest, struct fault *fault)
 	end_all(guest);
 	forget_workload(guest);
 	forget_output(guest);
-	if (configured && (net_release(&guest->config, fault) < 0 || (guest->machine->real && machine_release(guest->machine, fault) < 0)))
+	if ((configured && net_release(&guest->config, fault) < 0) || (guest->machine->real && machine_release(guest->machine, fault) < 0))
 		return -1;
 	forget_traffic(guest);
 	config_free(&guest->identity);

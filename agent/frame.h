@@ -36,6 +36,7 @@ enum frame_type {
 	T_TOP,
 	T_RESET,
 	T_RESUME,
+	T_PREPARE,
 	T_WELCOME = 0x81,
 	T_OK,
 	T_ERROR,

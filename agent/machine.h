@@ -25,6 +25,8 @@ struct machine {
 void machine_boot(struct machine *machine);
 /* The virtio port to the host, waiting for it to appear. */
 int machine_port(void);
+/* Mount the scratch disk; nothing happens if it is mounted. */
+int machine_mount_scratch(struct fault *fault);
 /* Mount the disks (at CONFIG: a snapshot's disks are exchanged before). */
 int machine_mount_disks(struct fault *fault);
 /* Sync, unmount, switch off; returns only if the kernel refuses. */

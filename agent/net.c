@@ -137,6 +137,13 @@ static int claim_link(struct netlink *link, size_t i, const uint8_t *mac)
 	return index && set_mac(link, index, mac) == 0 ? index : 0;
 }
 
+static bool is_named(int index, const char *name)
+{
+	char now[IF_NAMESIZE];
+
+	return if_indextoname((unsigned int)index, now) && strcmp(now, name) == 0;
+}
+
 static int set_name(struct netlink *link, int index, const char *name)
 {
 	struct request request;
@@ -260,7 +267,7 @@ static void switch_ipv6(const char *name, bool on)
 
 static int configure_one(struct netlink *link, int index, const struct interface *interface, struct fault *fault)
 {
-	if (set_name(link, index, interface->name) < 0)
+	if (!is_named(index, interface->name) && set_name(link, index, interface->name) < 0)
 		return fault_request(fault, "rename an interface to %s: %s", interface->name, strerror(errno));
 	switch_ipv6(interface->name, *interface->address6);
 	if (set_up(link, index, interface->mtu) < 0)
@@ -270,7 +277,7 @@ static int configure_one(struct netlink *link, int index, const struct interface
 	return set_family(link, index, interface, interface->address6, interface->gateway6, fault);
 }
 
-/* Find all first and give them names that can't collide: the kernel's eth0 may have to become eth1. */
+/* Find all first and give those that have another's name one that can't collide: the kernel's eth0 may have to become eth1. */
 static int find_all(struct netlink *link, const struct config *config, int *indexes, struct fault *fault)
 {
 	char name[IF_NAMESIZE];
@@ -284,7 +291,7 @@ static int find_all(struct netlink *link, const struct config *config, int *inde
 			return fault_internal(fault, "no interface with address %02x:%02x:%02x:%02x:%02x:%02x: %s", mac[0], mac[1], mac[2],
 					      mac[3], mac[4], mac[5], strerror(errno));
 		snprintf(name, sizeof(name), "th-new%zu", i);
-		if (set_name(link, indexes[i], name) < 0)
+		if (!is_named(indexes[i], config->interfaces[i].name) && set_name(link, indexes[i], name) < 0)
 			return fault_internal(fault, "rename an interface: %s", strerror(errno));
 	}
 	return 0;

@@ -346,6 +346,19 @@ static void on_resume(struct guest *guest, const struct frame *frame)
 		reply_ok(guest, frame->stream);
 }
 
+static void on_prepare(struct guest *guest, const struct frame *frame)
+{
+	struct fault fault;
+
+	if (guest->state != STATE_FRESH || guest->configuring)
+		fault_set(&fault, FAULT_STATE, 0, "already configured");
+	else if (!guest->machine->real || machine_mount_scratch(&fault) == 0) {
+		reply_ok(guest, frame->stream);
+		return;
+	}
+	reply_fault(guest, frame->stream, &fault);
+}
+
 static bool any_child(void)
 {
 	while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -381,6 +394,7 @@ static const struct {
 	[T_CLOSE] = {on_close, 0},	    [T_LOGACK] = {on_log_ack, 8}, [T_STATS] = {on_stats, 0},	   [T_UPDATE] = {on_update, -1},
 	[T_CLOCK] = {on_clock, 8},	    [T_SHUTDOWN] = {on_shutdown, 1}, [T_TOP] = {on_top, 0},
 	[T_RESET] = {on_reset, 0},	    [T_RESUME] = {on_resume, -1},
+	[T_PREPARE] = {on_prepare, 0},
 };
 
 static void handle(struct guest *guest, const struct frame *frame)

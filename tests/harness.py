@@ -123,7 +123,11 @@ class Daemon:
         return _ENVIRONMENT | {"TWINHULL_HOME": str(self.home.state.parent)}
 
     def start(self, env: Mapping[str, str] | None = None) -> None:
-        """Return once it answers."""
+        """Return once it answers. Nothing is prepared in the background, unless TWINHULL_TEST_PARKED says how many VMs should wait."""
+        configuration = self.home.config / "config.toml"
+        if not configuration.exists():
+            configuration.parent.mkdir(parents=True, exist_ok=True)
+            configuration.write_text(f"[vm]\nparked = {os.environ.get('TWINHULL_TEST_PARKED', '0')}\n")
         with self.log.open("ab") as log:
             self.process = self.net.popen(
                 PROGRAM,

@@ -108,6 +108,8 @@ def _tell_ready(home: Home, ready_fd: int | None) -> None:
 def _settings(config: Config) -> Settings:
     return Settings(
         accelerator=config.vm.accelerator,
+        parked=config.vm.parked,
+        parked_memory=config.vm.parked_memory,
         allow_privileged=config.security.allow_privileged,
         allow_unconfined=config.security.allow_unconfined,
         network_pools=(config.network.pool,) if config.network.pool else (),

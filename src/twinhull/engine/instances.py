@@ -201,8 +201,7 @@ class Instances:
         attachment = await self.launcher.attach(live)
         try:
             launch = await self.launcher.full(live, attachment)
-            instance = live.instance = self.launcher.hull(live, launch)
-            attachment.taps = ()  # the hull closes them, however `create` ends
+            instance = live.instance = self.launcher.hull(live, launch, attachment)  # it ends what it took, however `create` ends
             await instance.create()
             await self.launcher.equip(live, instance)
         finally:

@@ -24,6 +24,7 @@ from twinhull.instance.base import (
 )
 from twinhull.instance.factory import make_instance, traits
 from twinhull.instance.runtimes import sandbox_trouble
+from twinhull.instance.vm.parking import FIRST_SLOT, Parked, Pool, want
 from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
 from twinhull.network.netns import Netns
@@ -34,9 +35,9 @@ from twinhull.spec.process import argv, environment
 from twinhull.volume.store import VolumeStore
 
 _FIRST_ID = 0x7000_0000
-"""Below podman's range (2147483647) and above systemd-nspawn's (1879048191): 4,095 instances of 65,536 ids."""
+"""Below podman's range (2147483647) and above systemd-nspawn's (1879048191): 4,095 ranges of 65,536 ids, the last ones for parked VMs."""
 _IDS = 65_536
-SLOTS = 4_095
+SLOTS = FIRST_SLOT
 FILE_LIMIT = 1024 * 1024
 """Bytes of one secret or config; the guest agent takes no more (agent/PROTOCOL.md)."""
 MAINTENANCE = ("/run/twinhull/agent", "pause")
@@ -50,9 +51,14 @@ class Attachment:
     ports: tuple[Port, ...] = ()
     netns: Netns | None = None
     taps: tuple[int, ...] = field(default=())
+    ready: Parked | None = None
+    """A VM's guest that waits for it; the taps are its own."""
 
     def close(self) -> None:
         """Let go of what no hull has taken over. Idempotent."""
+        if self.ready is not None:
+            self.ready.release()
+            self.ready = None
         if self.netns is not None:
             self.netns.close()
         for tap in self.taps:
@@ -70,6 +76,7 @@ class Launcher:
     volumes: VolumeStore
     network: NetworkHost
     networks: dict[str, NetworkRecord]
+    pool: Pool
 
     def refuse_unsupported(self, spec: InstanceSpec) -> None:
         """Raise UnsupportedError for what the runtime or the machine's owner doesn't allow; called before anything is made."""
@@ -85,9 +92,13 @@ class Launcher:
             )
         self._refuse_forbidden(spec)
 
-    def hull(self, live: Live, launch: Launch) -> Instance:
-        """The instance's hull for a launch; nothing is made yet."""
-        return make_instance(live.record.spec.runtime, launch, self.home, self.settings.accelerator)
+    def hull(self, live: Live, launch: Launch, attachment: Attachment | None = None) -> Instance:
+        """The instance's hull for a launch; nothing is made yet. It takes over the attachment's taps and guest."""
+        ready = attachment.ready if attachment else None
+        made = make_instance(live.record.spec.runtime, launch, self.home, self.settings.accelerator, ready)
+        if attachment:
+            attachment.taps, attachment.ready = (), None
+        return made
 
     def bare(self, live: Live) -> Launch:
         """Enough to adopt, use or delete what an earlier daemon started; nothing is read from images or secrets."""
@@ -150,11 +161,24 @@ class Launcher:
         """Interfaces for one start, as far as they can be made before the hull."""
         ports, servers = self.network_ports(live), live.record.spec.dns
         kind = traits(live.record.spec.runtime).port
-        if ports and kind is PortKind.TAP:
-            return Attachment(ports, taps=await self.network.attach_taps(ports, dns=servers))
+        if kind is PortKind.TAP:
+            return await self._attach_vm(live.record.spec, ports)
         if ports and kind is PortKind.NETNS:
             return Attachment(ports, netns=await self.network.attach_netns(ports, dns=servers))
         return Attachment(ports)
+
+    async def _attach_vm(self, spec: InstanceSpec, ports: tuple[Port, ...]) -> Attachment:
+        """A guest that waits for it, if there is one; its taps get the ports' names. Volumes are in QEMU's jail from its start on."""
+        shared = any(mount.type is not MountType.TMPFS for mount in spec.mounts)
+        attachment = Attachment(ports, ready=None if shared else self.pool.claim(want(spec.resources, len(ports))))
+        if ports:
+            try:
+                ready = attachment.ready.taps if attachment.ready else ()
+                attachment.taps = await self.network.attach_taps(ports, dns=spec.dns, ready=ready)
+            except BaseException:
+                attachment.close()
+                raise
+        return attachment
 
     async def equip(self, live: Live, instance: Instance) -> None:
         """Interfaces for a hull that brought its own network namespace."""

@@ -51,7 +51,8 @@ from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process, Session, Stats
-from twinhull.instance.vm import accelerator, template
+from twinhull.instance.vm import accelerator, parking, template
+from twinhull.instance.vm.parking import Pool
 from twinhull.network import addresses
 from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
@@ -83,7 +84,8 @@ class LocalEngine(Engine):
         self._volumes = VolumeStore(home)
         self._network = NetworkHost(home)
         self._networks: dict[str, NetworkRecord] = {}
-        launcher = Launcher(home, settings, self._images, self._volumes, self._network, self._networks)
+        self._pool = Pool(home, settings.accelerator, settings.parked, settings.parked_memory)
+        launcher = Launcher(home, settings, self._images, self._volumes, self._network, self._networks, self._pool)
         self._instances = Instances(launcher, self._database, self._events, self._tasks)
         self._files = Files(self._instances)
 
@@ -108,9 +110,11 @@ class LocalEngine(Engine):
             _log.warning("network of %s: %s", owner[:12], why)
         await self._volumes.sweep()
         await template.recover(self.home)
+        await parking.recover(self.home)
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
+        self._tasks.spawn("park VMs", self._pool.keep())
         self._tasks.spawn("supervise dns", self._network.supervise())
         self._events.emit("daemon", "start", name=__version__)
 
@@ -123,6 +127,7 @@ class LocalEngine(Engine):
             await self._end_all()
         self._events.close()
         await self._tasks.close()
+        await self._pool.close()
         await self._network.close(remove=all)
         Cgroup(self.home.cgroup).remove_if_empty()
         self._database.close()
@@ -139,6 +144,7 @@ class LocalEngine(Engine):
             "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             "accelerator": accelerator.cached(self.home) or "unknown",
             "vm_templates": template.statistics(),
+            "vm_parked": self._pool.statistics(),
             "instances": {str(state): sum(live.record.state is state for live in lives) for state in State},
             "images": len(await self.images()),
             "networks": len(self._networks),

@@ -18,3 +18,7 @@ class Settings:
     """Where subnets are taken from; empty: the built-in ones."""
     log_max_size: int = 16 * 1024 * 1024
     log_max_files: int = 3
+    parked: int = 0
+    """VMs of one shape that may wait for their instances; 0: none."""
+    parked_memory: int = 256 * 1024 * 1024
+    """Bytes for all of them."""

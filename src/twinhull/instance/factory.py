@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from twinhull.home import Home
 from twinhull.instance.base import Instance, Launch, Traits
 from twinhull.spec.instance import Runtime
 
+if TYPE_CHECKING:
+    from twinhull.instance.vm.parking import Parked
 
-def make_instance(runtime: Runtime, launch: Launch, home: Home, accelerator: str = "auto") -> Instance:
-    """The hull for a launch; nothing is made yet. `accelerator`: kvm, tcg or auto, for VMs."""
+
+def make_instance(runtime: Runtime, launch: Launch, home: Home, accelerator: str = "auto", ready: Parked | None = None) -> Instance:
+    """The hull for a launch; nothing is made yet. For VMs: `accelerator` is kvm, tcg or auto, `ready` a guest that waits for it."""
     match runtime:
         case Runtime.CONTAINER:
             from twinhull.instance.container import ContainerInstance
@@ -21,7 +26,7 @@ def make_instance(runtime: Runtime, launch: Launch, home: Home, accelerator: str
         case Runtime.VM:
             from twinhull.instance.vm.machine import VmInstance
 
-            return VmInstance(launch, home, accelerator)
+            return VmInstance(launch, home, accelerator, ready=ready)
 
 
 def traits(runtime: Runtime) -> Traits:

@@ -100,6 +100,10 @@ class AgentClient:
         """RESET: back to fresh after the workload's end, as if it had never been. Afterwards `configure`."""
         await self._renew(GuestState.FRESH, Kind.RESET, b"")
 
+    async def prepare(self) -> None:
+        """PREPARE: mount the scratch disk ahead of CONFIG; `reset` undoes it."""
+        await self._request(frames.Ok, Kind.PREPARE)
+
     async def resume(self, identity: GuestIdentity) -> None:
         """RESUME: another identity for a workload that was saved while it ran. Its output counts from zero again."""
         await self._renew(GuestState.RUNNING, Kind.RESUME, encode_identity(identity))

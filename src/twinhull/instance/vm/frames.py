@@ -63,6 +63,7 @@ class Kind(IntEnum):
     TOP = 0x0F
     RESET = 0x10
     RESUME = 0x11
+    PREPARE = 0x12
     WELCOME = 0x81
     OK = 0x82
     ERROR = 0x83

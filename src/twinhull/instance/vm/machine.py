@@ -24,7 +24,7 @@ from twinhull.errors import ConflictError, NotFoundError, PermanentError, Tempor
 from twinhull.home import Home
 from twinhull.instance import capabilities, seccomp, sources
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
-from twinhull.instance.vm import accelerator, assets, migration, process, qemu, scratch, shape, template
+from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, scratch, shape, template
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
@@ -60,11 +60,9 @@ KILL_SECONDS = 2.0
 """How long the guest may take to end a killed workload before its machine is ended."""
 LOST_SECONDS = 20.0
 """How long a running QEMU's agent may be unreachable."""
-_VMM_MEMORY = {qemu.Accelerator.KVM: 256 * qemu.MIB, qemu.Accelerator.TCG: 512 * qemu.MIB}
-"""What QEMU itself may take beside the guest's RAM (TCG: code cache), so that the host's limit is never what ends a workload."""
-_VMM_THREADS = 256
 _HOST_SIDE_TOOLS = frozenset(("diff", "layer"))
 _LOST = "vmm-lost"
+_DISK = "scratch.img"
 
 _T = TypeVar("_T")
 
@@ -83,16 +81,19 @@ class _Plan:
 class VmInstance(Instance):
     """See the module. `policy`: kvm, tcg or auto. `templates`: whether a start may restore a booted guest instead of booting it.
 
-    `accelerator`: "kvm" or "tcg" once it is made. `restored`: whether `create` restored it.
+    `ready`: a parked guest to go on with, and the launch's taps are its own. `accelerator`: "kvm" or "tcg" once it is made.
+    `restored`: whether `create` restored it, now or when it was parked.
     """
 
     traits = TRAITS
 
-    def __init__(self, launch: Launch, home: Home, policy: str = "auto", *, templates: bool = True) -> None:
+    def __init__(
+        self, launch: Launch, home: Home, policy: str = "auto", *, templates: bool = True, ready: parking.Parked | None = None
+    ) -> None:
         super().__init__(launch)
         self.accelerator = ""
         self.restored = False
-        self._home, self._policy, self._templates = home, policy, templates
+        self._home, self._policy, self._templates, self._ready = home, policy, templates, ready
         self._run = launch.paths.run
         self._cgroup = Cgroup(launch.cgroup)
         self._resources = launch.resources
@@ -112,7 +113,7 @@ class VmInstance(Instance):
         """Come to the agent and configure the guest; the workload is ready to be started."""
         try:
             await self._come_up()
-            await self._reach(self._require_agent().configure(self._guest()), "the agent")
+            await self._reach(self._configure(), "the agent")
         finally:
             self._close_taps()
         self._watch()
@@ -124,12 +125,21 @@ class VmInstance(Instance):
         await asyncio.to_thread(self._cgroup.update, self._host_limits(made))
         await agent.start()
 
+    async def _configure(self) -> None:
+        """A parked guest stood still: the right time first."""
+        agent = self._require_agent()
+        if self._ready is not None:
+            await asyncio.gather(agent.set_clock(), agent.configure(self._guest()))
+        else:
+            await agent.configure(self._guest())
+
     async def adopt(self) -> bool:
         """Take over a VM that an earlier daemon made."""
         self._made = read_made(self._run)
         if self._made is None or not self._made.started:
             return False
         self.accelerator = self._made.accelerator
+        self._cgroup = Cgroup(self._made.cgroup or self.launch.cgroup)
         self._vmm = process.recorded(self._run)
         known = read_exit(self._run)
         if known is not None:
@@ -227,6 +237,8 @@ class VmInstance(Instance):
     async def delete(self, *, purge: bool = False) -> None:
         """See `Instance.delete`."""
         await self._let_go()
+        if self._ready is not None:
+            await self._ready.discard()
         if self._run.exists():
             await process.end(self._run)
         await asyncio.to_thread(self._remove, purge)
@@ -235,8 +247,11 @@ class VmInstance(Instance):
     # boot
 
     async def _come_up(self) -> None:
-        """To a guest whose agent answers: restored from a template, else booted."""
+        """To a guest whose agent answers: one that was parked, else restored from a template, else booted."""
+        if self._ready is not None and await self._take_over(self._ready):
+            return
         plan = await self._plan()
+        await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(plan.made), cpus=0.0))
         origin = await self._template(plan)
         if origin is None:
             await self._boot(plan)
@@ -261,7 +276,7 @@ class VmInstance(Instance):
             await self._launch(plan, second)
 
     async def _plan(self) -> _Plan:
-        """What the machine will be; its disk and its cgroup are made."""
+        """What the machine will be; its disk is made."""
         launch = self.launch
         if launch.root.erofs is None:
             raise PermanentError("start VM: the image has no erofs root")
@@ -272,11 +287,69 @@ class VmInstance(Instance):
         memory = launch.resources.memory or qemu.DEFAULT_MEMORY
         made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus)
         self.accelerator = made.accelerator
-        launch.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        disk = launch.paths.state / "scratch.img"
+        return _Plan(guest, cpu, made, await self._scratch(), self._volumes())
+
+    async def _scratch(self) -> Path:
+        """The file of the writable layer, made if it isn't there."""
+        self.launch.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        disk = self.launch.paths.state / _DISK
         await asyncio.to_thread(scratch.ensure, disk, self._home.cache / "vm")
-        await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(made), cpus=0.0))
-        return _Plan(guest, cpu, made, disk, self._volumes())
+        return disk
+
+    async def _take_over(self, ready: parking.Parked) -> bool:
+        """Go on with a parked guest. False: it was of no use, and nothing of it is left."""
+        try:
+            root = _root_file(self.launch)
+            if root.stat().st_size > shape.PLACEHOLDER:
+                raise PermanentError("the image is larger than the guest's disk")
+            ready.take(self._run)
+            self._made, self.accelerator = ready.made, ready.made.accelerator
+            self._vmm, self._messages, self._console = ready.vmm, ready.messages, ready.console
+            self._monitor, self._agent = ready.monitor, ready.agent
+            self._cgroup = await asyncio.to_thread(self._renamed, ready.made)
+            with ExitStack() as stack:
+                disk = self._own_disk(ready, stack)
+                await self._reach(ready.enter(_opened(stack, root, os.O_RDONLY), disk, self.launch.resources), "the agent")
+            self._open_log(fresh=True)
+            self._require_agent().listen(self._require_log().take)
+        except (TwinhullError, OSError) as error:
+            ready.failed(str(error))
+            await self._give_back(ready)
+            return False
+        self.restored = True
+        return True
+
+    def _own_disk(self, ready: parking.Parked, stack: ExitStack) -> int:
+        """The writable layer from an earlier start; -1 if there's none, and then the guest's becomes it."""
+        disk = self.launch.paths.state / _DISK
+        disk.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if disk.exists():
+            ready.disk.unlink(missing_ok=True)
+            return _opened(stack, disk, os.O_RDWR)
+        os.rename(ready.disk, disk)
+        return -1
+
+    def _renamed(self, made: Made) -> Cgroup:
+        """A parked guest's control group under the instance's name, where the kernel lets one be renamed (v1), with the instance's weight.
+
+        Moving QEMU to another one would leave the memory behind that it has, and costs a grace period of RCU.
+        """
+        group, own = Cgroup(made.cgroup), Cgroup(self.launch.cgroup)
+        with contextlib.suppress(OSError):
+            for old, new in zip(group.folders, own.folders, strict=True):
+                os.rename(old, new)
+            self._save(replace(made, cgroup=""))
+            group = own
+        group.update(replace(self._host_limits(made), cpus=0.0))
+        return group
+
+    async def _give_back(self, ready: parking.Parked) -> None:
+        await self._drop_connections()
+        await ready.discard()
+        if ready.taken:
+            await process.end(self._run)
+            await asyncio.to_thread(Cgroup(ready.made.cgroup).remove, patience=5.0)
+        self._made, self._vmm, self._cgroup = None, None, Cgroup(self.launch.cgroup)
 
     async def _template(self, plan: _Plan) -> template.Template | None:
         """What to restore from; None: boot."""
@@ -351,9 +424,9 @@ class VmInstance(Instance):
     def _host_limits(self, made: Made) -> Resources:
         """Around QEMU: the workload's processor time; memory far enough above the guest's RAM. Disk limits are QEMU's own to keep."""
         wanted = self._resources
-        memory = made.ram + _VMM_MEMORY[qemu.Accelerator(made.accelerator)]
+        memory = made.ram + qemu.HOST_MEMORY[qemu.Accelerator(made.accelerator)]
         return Resources(
-            cpus=wanted.cpus, cpu_shares=wanted.cpu_shares, cpuset=wanted.cpuset, memory=memory, memory_swap=-1, pids=_VMM_THREADS
+            cpus=wanted.cpus, cpu_shares=wanted.cpu_shares, cpuset=wanted.cpuset, memory=memory, memory_swap=-1, pids=qemu.HOST_THREADS
         )
 
     # the connection to the inside
@@ -528,7 +601,9 @@ class VmInstance(Instance):
                 os.close(tap)
 
     def _remove(self, purge: bool) -> None:
-        self._cgroup.remove(patience=5.0)
+        made = self._made or read_made(self._run)
+        for path in {self.launch.cgroup, *((made.cgroup,) if made and made.cgroup else ())}:
+            Cgroup(path).remove(patience=5.0)
         trees.remove(self._run)
         if purge:
             trees.remove(self.launch.paths.state)
@@ -541,6 +616,11 @@ class VmInstance(Instance):
         if self._made is None:
             raise NotFoundError("the VM isn't made")
         return self._made
+
+    def _require_log(self) -> GuestLog:
+        if self._log is None:
+            raise NotFoundError("the VM's log isn't open")
+        return self._log
 
     def _require_agent(self) -> AgentClient:
         if self._agent is None:

@@ -41,6 +41,11 @@ class Accelerator(StrEnum):
     TCG = "tcg"
 
 
+HOST_MEMORY = {Accelerator.KVM: 256 * MIB, Accelerator.TCG: 512 * MIB}
+"""What QEMU itself may take beside the guest's RAM (TCG: code cache), so that the host's limit is never what ends a workload."""
+HOST_THREADS = 256
+
+
 @dataclass(frozen=True, slots=True)
 class Cpu:
     """Accelerator and processors. `tsc_khz`: the host's time stamp counter, which a guest under TCG sees and can't calibrate itself."""

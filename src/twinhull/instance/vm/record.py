@@ -14,13 +14,18 @@ MADE, EXIT = "machine.json", "exit.json"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """`machine.json`: bytes of workload memory and of RAM, processors, and whether the workload was started."""
+    """`machine.json`: bytes of workload memory and of RAM, processors, and whether the workload was started.
+
+    `slot`, `cgroup`: the range of ids and the control group of a QEMU that was parked before (parking.py); -1 and "": the instance's own.
+    """
 
     accelerator: str
     memory: int
     ram: int
     cpus: int
     started: bool = False
+    slot: int = -1
+    cgroup: str = ""
 
 
 def write_made(run: Path, made: Made) -> None:
