@@ -14,6 +14,7 @@ import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
+from tests.fakes.apps import FakeApps
 from tests.fakes.process import FakeProcess, FakeSession
 
 from twinhull.engine.base import (
@@ -65,6 +66,7 @@ class FakeEngine(Engine):
     """See the module. `aclose` ends what still runs."""
 
     def __init__(self) -> None:
+        self.apps = FakeApps()
         self.calls: list[str] = []
         self.faults: dict[str, BaseException] = {}
         self.export_size = 10_240

@@ -89,16 +89,20 @@ async def upload(request: Request) -> AsyncIterator[bytes]:
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A core schema without definitions: a schema inside another can't have its own. Our bodies aren't recursive."""
+    """A core schema without definitions: a schema inside another can't have its own. Our bodies aren't recursive.
+
+    What is used once keeps its name, for the OpenAPI document.
+    """
     if isinstance(schema, list | tuple):
         return [_inlined(value, definitions) for value in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("type") == "definitions":
-        return _inlined(schema["schema"], definitions | {each["ref"]: each for each in schema["definitions"]})
+        nameless = {each["ref"]: {key: value for key, value in each.items() if key != "ref"} for each in schema["definitions"]}
+        return _inlined(schema["schema"], definitions | nameless)
     if schema.get("type") == "definition-ref":
         return _inlined(definitions[schema["schema_ref"]], definitions)
-    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "ref"}
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
 
 
 def _bound(schema: Any) -> None:
