@@ -38,8 +38,8 @@ format:  ## put all Python files into the house format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: setup  ## measure against docker, podman and bare crun, where they are
-	$(PY) -m bench.start
+bench: setup  ## measure against docker, podman and bare crun (an hour; ARGS="--only http --rounds 5" for a part)
+	$(PY) -m bench $(ARGS)
 
 lock:  ## lock the Python dependencies again (needs uv)
 	$(UV) pip compile -q --upgrade --generate-hashes --universal --no-header --no-emit-index-url --python-version 3.11 \

@@ -1,7 +1,7 @@
 """The engines that Twinhull is measured against, each started for one run, in one network namespace, and ended after it.
 
-Every peer offers the same two measurements, so that a benchmark is a loop over peers:
-`run_true()`: spawn of the CLI to its exit, `run --rm IMAGE true`; `serve(port)`: the request to run a web server to its first HTTP 200.
+Every peer offers the same, so that a benchmark is a loop over them. `run_true()`: from the spawn of `run --rm IMAGE true` to its exit;
+`begin(port)` asks for a web server, `end(port)` removes it, `serve(port)` is what a client sees between.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from twinhull.client import Client
-from twinhull.home import Home
+from bench.world import PROGRAM, Daemon
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources, Runtime
 
 IMAGE = "localhost/busybox:latest"
@@ -47,14 +46,33 @@ class Peer(ABC):
         """Seconds."""
 
     @abstractmethod
+    def begin(self, port: int) -> None:
+        """Ask for a server; it may answer a little later."""
+
+    @abstractmethod
+    def end(self, port: int) -> None:
+        """Remove it."""
+
+    def settle(self) -> None:  # noqa: B027  most have nothing to wait for
+        """Return when what it prepares in the background is there."""
+
+    def address(self, port: int) -> tuple[str, int]:
+        """Where it answers."""
+        return "127.0.0.1", port
+
     def serve(self, port: int) -> float:
-        """Seconds; the server is gone afterwards."""
+        """Seconds from the request to the first page; the server is gone afterwards."""
+        start = time.perf_counter()
+        self.begin(port)
+        seconds = first_page(*self.address(port), start)
+        self.end(port)
+        return seconds
 
 
 class Docker(Peer):
     """Debian's dockerd with its defaults."""
 
-    name = "docker run"
+    name = "docker"
 
     def __init__(self, scratch: Path, archive: Path) -> None:
         self._folder = scratch / "docker"
@@ -82,18 +100,17 @@ class Docker(Peer):
     def run_true(self) -> float:
         return _timed(lambda: _check(self._argv("run", "--rm", IMAGE, "true")))
 
-    def serve(self, port: int) -> float:
-        begin = time.perf_counter()
+    def begin(self, port: int) -> None:
         _check(self._argv("run", "-d", "--name", f"b{port}", "-p", f"{port}:80", IMAGE, *SERVER))
-        seconds = first_page(port, begin)
+
+    def end(self, port: int) -> None:
         _check(self._argv("rm", "-f", f"b{port}"))
-        return seconds
 
 
 class Podman(Peer):
     """Debian's podman as root."""
 
-    name = "podman run"
+    name = "podman"
 
     def __init__(self, scratch: Path, archive: Path) -> None:
         self._folder = scratch / "podman"
@@ -117,12 +134,11 @@ class Podman(Peer):
     def run_true(self) -> float:
         return _timed(lambda: _check(self._run("--rm", IMAGE, "true")))
 
-    def serve(self, port: int) -> float:
-        begin = time.perf_counter()
+    def begin(self, port: int) -> None:
         _check(self._run("-d", "--name", f"b{port}", "-p", f"{port}:80", IMAGE, *SERVER))
-        seconds = first_page(port, begin)
+
+    def end(self, port: int) -> None:
         _check(self._argv("rm", "-f", "-t", "0", f"b{port}"))
-        return seconds
 
 
 class BareCrun(Peer):
@@ -134,6 +150,7 @@ class BareCrun(Peer):
         self._folder = scratch / "crun"
         self._archive = archive
         self._count = 0
+        self._bundles: dict[int, Path] = {}
 
     def up(self) -> None:
         lower = self._folder / "lower"
@@ -159,19 +176,22 @@ class BareCrun(Peer):
         self._drop(bundle)
         return seconds
 
-    def serve(self, port: int) -> float:
-        begin = time.perf_counter()
+    def begin(self, port: int) -> None:
         netns = f"bench{os.getpid()}-{self._count}"
         _plumb(netns, self._count)
-        bundle = self._bundle(SERVER, f"/run/netns/{netns}")
+        bundle = self._bundles[port] = self._bundle(SERVER, f"/run/netns/{netns}")
         # its streams are the server's, which would keep a pipe open
         null = subprocess.DEVNULL
         subprocess.run(["crun", "run", "-d", "-b", str(bundle), bundle.name], stdin=null, stdout=null, stderr=null, check=True)
-        seconds = first_page(80, begin, "10.99.0.2")
+
+    def end(self, port: int) -> None:
+        bundle = self._bundles.pop(port)
         _check(["crun", "delete", "-f", bundle.name])
-        _check(["ip", "netns", "del", netns])
+        _check(["ip", "netns", "del", f"bench{os.getpid()}-{int(bundle.name.rpartition('-')[2]) - 1}"])
         self._drop(bundle)
-        return seconds
+
+    def address(self, port: int) -> tuple[str, int]:
+        return "10.99.0.2", 80
 
     def _bundle(self, argv: tuple[str, ...], netns: str | None) -> Path:
         self._count += 1
@@ -196,52 +216,50 @@ class BareCrun(Peer):
 
 
 class Twinhull(Peer):
-    """This project: the CLI for `run_true`, one API request for `serve`."""
+    """This project: the CLI for `run_true`, one API request for `begin`. `spec`: what else its instances have."""
 
-    def __init__(self, home: Home, client: Client, runtime: Runtime) -> None:
-        self.name = f"twinhull {runtime}"
-        self._home = home
-        self._client = client
+    def __init__(self, daemon: Daemon, runtime: Runtime, name: str = "", *, parked: int = 0, **spec: Any) -> None:
+        self.name = name or f"twinhull {runtime}"
+        self._parked, self._demanded = parked, False
+        self._daemon = daemon
         self._runtime = runtime
+        self._spec = {"image": IMAGE, "command": SERVER, "resources": Resources(memory=128 << 20)} | spec
 
     def up(self) -> None:
-        """The daemon is shared; see `daemon` in start.py."""
+        """The daemon is shared; see world.py."""
 
     def down(self) -> None:
         """Nothing of its own."""
 
+    def settle(self) -> None:
+        """`parked` guests wait; those that were claimed are made anew in the background, which is not a part of any start."""
+        if self._parked and self._demanded:
+            _until(lambda: int(self._daemon.client().info()["vm_parked"]["waiting"]) >= self._parked, f"{self._parked} parked guests")
+        self._demanded = True
+
     def run_true(self) -> float:
-        program = str(Path(sys.executable).with_name("twinhull"))
-        argv = [program, "run", "--rm", "--runtime", str(self._runtime), IMAGE, "true"]
-        return _timed(lambda: _check(argv, env=os.environ | {"TWINHULL_HOME": str(self._home.state.parent)}))
+        argv = [PROGRAM, "run", "--rm", "--runtime", str(self._runtime), IMAGE, "true"]
+        return _timed(lambda: _check(argv, env=self._daemon.environment))
 
-    def serve(self, port: int) -> float:
-        spec = InstanceSpec(
-            IMAGE,
-            name=f"b{port}",
-            runtime=self._runtime,
-            command=SERVER,
-            ports=(PortMapping(80, port),),
-            resources=Resources(memory=128 << 20),
-        )
-        begin = time.perf_counter()
-        self._client.create(spec, start=True)
-        seconds = first_page(port, begin)
-        self._client.remove(f"b{port}", force=True)
-        return seconds
+    def begin(self, port: int) -> None:
+        spec = InstanceSpec(name=f"b{port}", runtime=self._runtime, ports=(PortMapping(80, port),), **self._spec)
+        self._daemon.client().create(spec, start=True)
+
+    def end(self, port: int) -> None:
+        self._daemon.client().remove(f"b{port}", force=True)
 
 
-def first_page(port: int, begin: float, host: str = "127.0.0.1") -> float:
-    """Seconds from `begin` (perf_counter) to the first 200; asked every 2 ms."""
+def first_page(host: str, port: int, begin: float, pause: float = 0.002, page: str = PAGE) -> float:
+    """Seconds from `begin` (perf_counter) to the first 200; asked every `pause` seconds."""
     deadline = begin + PATIENCE
     while time.perf_counter() < deadline:
         connection = http.client.HTTPConnection(host, port, timeout=1)
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", PAGE)
+            connection.request("GET", page)
             if connection.getresponse().status == 200:
                 return time.perf_counter() - begin
         connection.close()
-        time.sleep(0.002)
+        time.sleep(pause)
     raise TimeoutError(f"no page from {host}:{port} within {PATIENCE:g} s")
 
 
