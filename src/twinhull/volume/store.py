@@ -142,6 +142,10 @@ class VolumeStore:
         finally:
             os.close(found)
 
+    def exists(self, name: str) -> bool:
+        """Whether there is a volume of that name."""
+        return _is_name(name) and (self.folder / name / "volume.json").exists()
+
     async def sizes(self) -> dict[str, int]:
         """Bytes on the disk of each volume; 0 for those with `device`."""
         views = await self.list()

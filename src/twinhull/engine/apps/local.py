@@ -189,7 +189,7 @@ class LocalApps(AppEngine):
             if network.external and network.name not in self.networks():
                 raise NotFoundError(f"external network {network.name} doesn't exist", f"twinhull network create {network.name}")
         for volume in spec.volumes.values():
-            if volume.external and not self.instances.launcher.volumes.path(volume.name).exists():
+            if volume.external and not self.instances.launcher.volumes.exists(volume.name):
                 raise NotFoundError(f"external volume {volume.name} doesn't exist", f"twinhull volume create {volume.name}")
 
     def _placed(self, spec: AppSpec, template: InstanceSpec, *, store: bool) -> InstanceSpec:
@@ -368,7 +368,7 @@ class LocalApps(AppEngine):
     async def parts(self, app: App) -> tuple[Collection[str], Collection[str]]:
         """Names of the networks and volumes there are, as far as the app has to do with them."""
         volumes = self.instances.launcher.volumes
-        there = {name for name in app.spec.volumes if volumes.path(name).exists()} if app.revisions else set()
+        there = {name for name in app.spec.volumes if volumes.exists(name)} if app.revisions else set()
         return self.networks(), there
 
     def _find(self, name: str) -> App:
