@@ -168,7 +168,7 @@ def _proven(scene: Scene, member: Member, draft: Draft) -> bool:
 
 
 def _kept_one_by_one(scene: Scene, draft: Draft) -> set[str]:
-    useful = [m for m in scene.old if m.at is Condition.READY and not leaving(m.seen)]
+    useful = [m for m in scene.old if available(m)]
     if scene.frozen:
         return {m.seen.id for m in scene.old if not leaving(m.seen)}
     ready = len(useful) + sum(available(m) or m.at in (Condition.COMPLETED, Condition.HELD) for m in scene.current)
