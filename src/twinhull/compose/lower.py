@@ -14,7 +14,7 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
     """Raises ComposeError. The model's services are those in force (profiles.py)."""
     services = model.sub("services")
     order = sorted_services(services)
-    networks = _networks(model, services)
+    networks = model.sub("networks")
     network_names = {key: _engine_name(name, key, config) for key, config in networks.items()}
     volumes = model.sub("volumes")
     volume_names = {key: _engine_name(name, key, config) for key, config in volumes.items()}
@@ -79,15 +79,6 @@ def _needs(name: str, services: Map) -> list[str]:
             hint = did_you_mean(dependency.service, services)
             raise ComposeError(mark, f"service {name!r} depends on {dependency.service!r}, which isn't there{hint}")
     return found
-
-
-def _networks(model: Map, services: Map) -> Map:
-    """The file's networks, with the default one where a service is in it."""
-    networks = model.sub("networks")
-    if lowernetwork.DEFAULT not in networks and any(lowernetwork.DEFAULT in lowernetwork.joined(each) for each in services.values()):
-        networks.put(lowernetwork.DEFAULT, Map(model.mark), model.mark)
-        model.put("networks", networks, model.at("networks"))
-    return networks
 
 
 def _used_networks(lowered: Mapping[str, ServiceSpec], networks: Map, names: Mapping[str, str]) -> dict[str, AppNetwork]:

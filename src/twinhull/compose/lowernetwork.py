@@ -45,13 +45,28 @@ def mode(service: Map) -> NetworkMode:
     return _MODES[word]
 
 
+def settle(model: Map) -> None:
+    """Services that name no network are in the default one, in place."""
+    networks, wanted = model.sub("networks"), False
+    for service in model.sub("services").values():
+        if not fields.text(service, "network_mode") and not service.sub("networks"):
+            only = Map(service.mark)
+            only.put(DEFAULT, None, service.mark)
+            service.put("networks", only, service.mark)
+        wanted = wanted or DEFAULT in service.sub("networks")
+    if wanted and DEFAULT not in networks:
+        networks.put(DEFAULT, Map(model.mark), model.mark)
+        model.put("networks", networks, networks.mark)
+
+
 def joined(service: Map) -> list[str]:
     """The keys of the service's networks, the one with the highest priority first."""
-    if fields.text(service, "network_mode"):
-        return []
     networks = service.sub("networks")
-    keys = list(networks) or [DEFAULT]
-    return sorted(keys, key=lambda key: -fields.number(networks.sub(key), "priority"))
+    return sorted(networks, key=lambda key: -_priority(networks.sub(key)))
+
+
+def _priority(config: Map) -> float:
+    return float(config.get("gw_priority", config.get("priority", 0)))
 
 
 def attachments(service: Map, names: dict[str, str], count: int, aliases: dict[str, list[str]]) -> tuple[NetworkAttachment, ...]:

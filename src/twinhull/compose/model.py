@@ -47,14 +47,9 @@ Parsed = list[tuple[str, Map]]
 """Documents with the absolute path of each one's file."""
 
 
-def read(names: Sequence[str], reading: Reading) -> Map:
-    """The merged tree of a group of files. Raises ComposeError."""
-    return build(parse(names, reading), reading)
-
-
-def parse(names: Sequence[str], reading: Reading) -> Parsed:
-    """The documents of a group of files as they are written, never none. Raises ComposeError."""
-    found = [(path, document) for name in names for path, document in _documents(name, reading)]
+def parse(names: Sequence[str], reading: Reading, mark: Mark | None = None) -> Parsed:
+    """The documents of a group of files as they are written, never none. mark: what names the files. Raises ComposeError."""
+    found = [(path, document) for name in names for path, document in _documents(name, reading, mark)]
     if not found:
         raise ComposeError(Mark(names[0] if names[0] != files.STDIN else "stdin"), "the file is empty")
     return found
@@ -84,15 +79,15 @@ def declared_name(parsed: Parsed, variables: Mapping[str, str]) -> str:
     return found
 
 
-def _documents(name: str, reading: Reading) -> Parsed:
+def _documents(name: str, reading: Reading, mark: Mark | None) -> Parsed:
     path = name if name == files.STDIN else os.path.abspath(name)
     shown = "stdin" if name == files.STDIN else name
     if path in reading.chain:
-        raise ComposeError(Mark(shown), f"include goes round in a circle: {' → '.join((*reading.chain, path))}")
+        raise ComposeError(mark or Mark(shown), f"include goes round in a circle: {' → '.join((*reading.chain, path))}")
     reading.seen.append(path)
     if len(reading.seen) > MAX_INCLUDES:
-        raise ComposeError(Mark(shown), f"more than {MAX_INCLUDES} files")
-    return [(path, document) for document in text.parse(files.read(path, shown), shown)]
+        raise ComposeError(mark or Mark(shown), f"more than {MAX_INCLUDES} files")
+    return [(path, document) for document in text.parse(files.read(path, shown, mark), shown)]
 
 
 def _complete(document: Map, path: str, reading: Reading) -> Map:
@@ -127,7 +122,8 @@ def _included(document: Map, path: str, reading: Reading) -> Map | None:
         names = [_local(str(name), mark, reading) for name in (paths if isinstance(paths, Seq) else [paths]) if name]
         if not names:
             raise ComposeError(mark, "include needs a path")
-        model = read(names, _below(source, names[0], path, reading))
+        below = _below(source, names[0], path, reading)
+        model = build(parse(names, below, mark), below)
         for section in SECTIONS:
             if section in model:
                 part = Map(mark)

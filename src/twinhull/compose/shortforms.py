@@ -43,6 +43,7 @@ def mapping(value: Any, mark: Mark) -> Map:
     """ "KEY=value" lines or a mapping, as a mapping of strings; None where there is no value (the environment gives it)."""
     found = Map(mark)
     if isinstance(value, Map):
+        found.tagged_as(value)
         for key, item in value.items():
             found.put(key, None if item is None else scalar(item), value.at(key))
     elif isinstance(value, Seq):
@@ -97,8 +98,9 @@ def words(value: Any, mark: Mark) -> Any:
 
 def depends_on(value: Any, mark: Mark) -> Map:
     """Names as mappings with condition and required."""
-    found = Map(mark)
-    for name, item in nulls(value, mark).items():
+    names = nulls(value, mark)
+    found = Map(mark).tagged_as(names)
+    for name, item in names.items():
         place = value.at(name) if isinstance(value, Map) else mark
         entry = item if isinstance(item, Map) else Map(place)
         if "condition" not in entry:
@@ -139,7 +141,7 @@ def _is_address(text: str) -> bool:
 
 
 def ports(value: Seq) -> Seq:
-    """Every port as a mapping with `target` (a number), `published` (a number, a range "8000-8010", or nothing), `host_ip`, `protocol`."""
+    """Every port as a mapping with `target` (a number), `published` ("8000", "8000-8010" or nothing), `host_ip`, `protocol`."""
     found = Seq(value.mark)
     for item, mark in value.items():
         if isinstance(item, Map):
@@ -162,7 +164,7 @@ def _long_port(item: Map, mark: Mark) -> Map:
         item.pop("published", None)
     else:
         low, high = _range(scalar(published), item.at("published"))
-        item.put("published", low if low == high else f"{low}-{high}", item.at("published"))
+        item.put("published", str(low) if low == high else f"{low}-{high}", item.at("published"))
     if item.get("host_ip") and not _is_address(str(item["host_ip"])):
         raise ComposeError(item.at("host_ip"), f"{item['host_ip']!r} is no IP address")
     item.put("protocol", _protocol(scalar(item.get("protocol") or "tcp"), item.at("protocol")), item.at("protocol"))
@@ -190,7 +192,7 @@ def _short_ports(text: str, mark: Mark) -> list[Map]:
         entry = Map(mark)
         entry.put("target", first + offset, mark)
         if spread:
-            entry.put("published", low + offset, mark)
+            entry.put("published", str(low + offset), mark)
         elif published:
             entry.put("published", f"{low}-{high}", mark)
         if address:

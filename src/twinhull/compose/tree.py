@@ -48,6 +48,11 @@ class Map(dict[str, Any]):
         self[key] = value
         self.marks[key] = mark
 
+    def tagged_as(self, other: Map) -> Map:
+        """The same, with the other's `!reset` and `!override`."""
+        self.reset, self.replaced = set(other.reset), set(other.replaced)
+        return self
+
     def at(self, key: str) -> Mark:
         """Where the key is, or the mapping itself."""
         return self.marks.get(key, self.mark)
@@ -92,7 +97,7 @@ def copy(value: Any) -> Any:
     if isinstance(value, Map):
         twin = Map(value.mark)
         twin.marks = dict(value.marks)
-        twin.reset, twin.replaced = set(value.reset), set(value.replaced)
+        twin.tagged_as(value)
         for key, item in value.items():
             twin[key] = copy(item)
         return twin

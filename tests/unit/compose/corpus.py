@@ -66,7 +66,7 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (top("name: ${A:?}"), 4, "variable A must be set"),
     (top("include: x"), 4, "include must be a list"),
     (top("include: [{pth: x}]"), 4, "unknown key 'pth'"),
-    (top("include: [nowhere.yaml]"), 1, "no such file"),
+    (top("include: [nowhere.yaml]"), 4, "no such file"),
     (top("include: ['oci://x/y']"), 4, "isn't on this machine"),
     (top("include: [https://x/y.yaml]"), 4, "isn't on this machine"),
     (top("include: [{path: []}]"), 4, "include needs a path"),
