@@ -49,7 +49,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
     [
         ("ps", 0, r"INSTANCE ID +IMAGE .*\n\w{12} +busybox +container +\"sleep\" .* 0\.0\.0\.0:8080->80/tcp +web\n"),
         ("ps -q", 0, r"\w{12}\n"),
-        ("ls -a --format {{.Names}}", 0, "web\n"),
+        ("list -a --format {{.Names}}", 0, "web\n"),
         ("container ls -f label=app=shop --format {{.Names}}", 0, "web\n"),
         ("ps -f label=other -q", 0, ""),
         ("ps --json", 0, r'\[\n  \{\n    "id": "\w{64}",(.|\n)*\]\n'),

@@ -42,7 +42,7 @@ def filters(args: Arguments) -> Query:
 
 
 def each(refs: Iterable[str], action: Callable[[str], str]) -> int:
-    """Do it to each, print what it returns (if anything), and go on after errors; 1 if there was one. Of an only one it is raised."""
+    """Do it to each, print what it returns (if anything), and go on after errors; 1 if there was one."""
     from twinhull.cli.main import report
 
     refs, status = list(refs), 0
@@ -50,8 +50,8 @@ def each(refs: Iterable[str], action: Callable[[str], str]) -> int:
         try:
             told = action(ref)
         except TwinhullError as error:
-            if len(refs) == 1:
-                raise
+            if len(refs) == 1 and error.message.startswith("no such instance"):
+                raise  # it may be a service's name: see cli/main.py
             report(error)
             status = 1
             if "start it with" in error.hint:
