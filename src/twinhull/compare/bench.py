@@ -71,7 +71,8 @@ class Bench:
             self._equipped.discard(key)
             place = subject.start(Wanted(self.run.tools, tools.BOX, BOX_MEMORY, volume=volume))
             self._boxes[key] = place
-            first_page(place.address, tools.PORT, tools.PAGE, time.perf_counter())
+            if not subject.exec(place, "sh", "-c", "command -v nginx").code:
+                first_page(place.address, tools.PORT, tools.PAGE, time.perf_counter())
         return place
 
     def tool(self, subject: Subject, *argv: str, user: str = "") -> str:

@@ -29,7 +29,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRow:
-    """`word`: supported, contradicted, mixed, no difference, not decided, or (for isolation) beside each other."""
+    """`measured`: a line each. `word`: supported, contradicted, mixed, no difference, not decided, or (for isolation) beside each other."""
 
     claim: Claim
     word: str
@@ -102,11 +102,11 @@ def judge(claim: Claim, found: Mapping[str, tuple[Metric, Verdict]], facts: Mapp
     """`found`: metric → the VM's verdict against the container; `facts`: column → both cells in one line."""
     limits = f"{claim.limits} {EMULATION}" if emulated and _emulation_matters(found) else claim.limits
     if claim.columns:
-        told = "; ".join(f"{column}: {facts[column]}" for column in claim.columns if column in facts)
+        told = "\n".join(f"{column}: {facts[column]}" for column in claim.columns if column in facts)
         return ClaimRow(claim, "columns beside each other" if told else "not measured", told, limits)
     if not found:
         return ClaimRow(claim, "not measured", "", limits)
-    measured = "; ".join(f"{metric.title}: VM {_told(verdict)}" for metric, verdict in found.values())
+    measured = "\n".join(f"{metric.title}: VM {_told(verdict)}" for metric, verdict in found.values())
     return ClaimRow(claim, _word(claim, [verdict.word for _, verdict in found.values()]), measured, limits)
 
 
@@ -133,7 +133,7 @@ def _told(verdict: Verdict) -> str:
 def times(ratio: float) -> str:
     """A ratio for people."""
     if ratio > 1e6 or ratio < 1e-6:
-        return "far from"
+        return "≫ 1 ×" if ratio > 1 else "≪ 1 ×"
     return f"{ratio:.2f} ×" if 0.1 <= ratio < 10 else f"{ratio:.3g} ×" if ratio < 0.1 else f"{ratio:,.0f} ×"
 
 

@@ -141,7 +141,7 @@ def _claims(results: Results, rows: tuple[Row, ...], isolation: dict[str, dict[s
         if container and vm:
             random = Random(f"{results.run.seed} {row.metric.name} vm")
             against[row.metric.name] = (row.metric, statistics.compare(container, vm, row.metric.better, row.metric.band, random))
-    told = {column: "; ".join(f"{subject}: {fact.text}" for subject, fact in cells.items()) for column, cells in isolation.items()}
+    told = {column: " · ".join(f"{subject}: {fact.text}" for subject, fact in cells.items()) for column, cells in isolation.items()}
     return tuple(
         verdicts.judge(claim, {name: against[name] for name in claim.metrics if name in against}, told, emulated=emulated)
         for claim in verdicts.CLAIMS

@@ -35,7 +35,7 @@ def text(report: Report) -> str:
 
 
 def _claims(report: Report) -> str:
-    rows = [(row.claim.topic, row.claim.text, row.measured, f"**{row.word}**", row.limits) for row in report.claims]
+    rows = [(row.claim.topic, row.claim.text, row.measured.replace("\n", "; "), f"**{row.word}**", row.limits) for row in report.claims]
     return _table(("", "claim", "measured here", "verdict", "limits"), rows)
 
 
