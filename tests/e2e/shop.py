@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,10 +37,10 @@ _FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an HTTP server said. `body`: from JSON, or the text."""
+    """What an HTTP server said. `headers`: whatever the case of their names. `body`: from JSON, or the text."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: Any
 
 
@@ -75,7 +75,7 @@ def _exchange(to: tuple[str, int], method: str, path: str, data: str | None, hea
         answer = connection.getresponse()
         text = answer.read().decode()
         parsed = json.loads(text) if "json" in (answer.headers.get("Content-Type") or "") and text else text
-        return Answer(answer.status, dict(answer.headers), parsed)
+        return Answer(answer.status, answer.headers, parsed)
 
 
 class Bank:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.e2e.shop import API, BANK, PAGES, PORT, Answer, Bank, ask, browser
-from tests.harness import Daemon
+from tests.harness import CommandError, Daemon
 from tests.images import shop as images
+
+from twinhull.client import Client
+from twinhull.engine.apps.base import MemberView
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -38,10 +41,18 @@ class Shop:
         """A command on the application."""
         return self.daemon.cli(*verb.split(), *FILE, *words, env=self.env, timeout=300, **options).text
 
-    def instances(self) -> list[dict[str, Any]]:
-        """As `compose ps` tells them."""
-        rows: list[dict[str, Any]] = json.loads(self.cli("compose ps", "--json"))
-        return rows
+    def up(self) -> None:
+        """Until everything is healthy; what a failure leaves to read is shown."""
+        try:
+            self.cli("up", "--wait")
+        except CommandError:
+            sys.stderr.write(self.cli("compose logs", "--tail", "5", check=False) + self.daemon.log_tail())
+            raise
+
+    def members(self) -> dict[str, tuple[MemberView, ...]]:
+        """The instances of each service."""
+        with Client(str(self.daemon.home.socket)) as client:
+            return {service.name: service.members for service in client.app("shop").services}
 
     def ask(self, path: str, **options: Any) -> Answer:
         """The gateway."""
@@ -65,11 +76,12 @@ def shop(daemon: Daemon) -> Iterator[Shop]:
     bank = Bank(daemon.net)
     opened = Shop(daemon, bank)
     try:
-        opened.cli("up", "--wait")
+        opened.up()
         yield opened
         opened.cli("down", "-v")
-        for kind in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q")):
-            assert not [name for name in daemon.cli(*kind, "--filter", "label=com.docker.compose.project=shop").lines if name]
+        for kind, name in (("ps", "Names"), ("volume ls", "Name"), ("network ls", "Name")):
+            left = daemon.cli(*kind.split(), *(["-a"] if kind == "ps" else []), "--format", f"{{{{.{name}}}}}").lines
+            assert not [line for line in left if line.startswith("shop")]
     finally:
         bank.close()
 
@@ -84,10 +96,10 @@ def wait_for(what: str, holds: Callable[[], object], patience: float = 60.0) -> 
 
 def test_hulls(shop: Shop) -> None:
     """Everything is healthy, each in its hull; only payment has a way out."""
-    rows = shop.instances()
-    assert {row["health"] for row in rows} == {"healthy"}
-    assert {row["service"]: row["runtime"] for row in rows}.pop("payment") == "vm"
-    assert {row["runtime"] for row in rows if row["service"] != "payment"} == {"container"}
+    services = shop.members()
+    assert {member.health for members in services.values() for member in members} == {"healthy"}
+    assert {member.runtime for member in services.pop("payment")} == {"vm"}
+    assert {member.runtime for members in services.values() for member in members} == {"container"}
     page = shop.ask("/behind", host=PAGES).body
     assert page.count("another kernel") == 1
     out = shop.daemon.cli(
