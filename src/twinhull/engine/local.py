@@ -88,10 +88,10 @@ class LocalEngine(Engine):
         launcher = Launcher(home, settings, self._images, self._volumes, self._network, self._networks, self._pool)
         self._instances = Instances(launcher, self._database, self._events, self._tasks)
         self._files = Files(self._instances)
-
-    # the whole
         self._gateway = HaproxyGateway(home, settings.gateway)
         self.apps: LocalApps = assemble(self, self._database, self._instances, self._network, self._gateway)
+
+    # the whole
 
     async def open(self) -> None:
         """Take over what is there."""
@@ -116,24 +116,23 @@ class LocalEngine(Engine):
         self._tasks.spawn("rotate logs", self._rotate_logs())
         self._tasks.spawn("park VMs", self._pool.keep())
         self._tasks.spawn("supervise dns", self._network.supervise())
+        await self._gateway.open()
+        self._tasks.spawn("supervise gateway", self._gateway.supervise())
+        self.apps.start_all()
         self._events.emit("daemon", "start", name=__version__)
 
     async def close(self, *, all: bool = False) -> None:
         """Let go. With all, end every workload first and remove the networks' kernel objects."""
-        await self._gateway.open()
-        self._tasks.spawn("supervise gateway", self._gateway.supervise())
-        self.apps.start_all()
         if all:
             await self._end_all()
         self._events.close()
         await self._tasks.close()
         await self._pool.close()
+        await self._gateway.close(remove=all)
         await self._network.close(remove=all)
         Cgroup(self.home.cgroup).remove_if_empty()
         self._database.close()
 
-        await self._pool.close()
-        await self._gateway.close(remove=all)
     async def info(self) -> dict[str, object]:
         lives = self._instances.lives.values()
         return {
@@ -457,13 +456,13 @@ class LocalEngine(Engine):
             raise ConflictError("the default network can't be removed")
         if users := self._network_view(record).instances:
             raise ConflictError(f"network {record.name} is used by {', '.join(users)}", "remove these instances first")
+        if served := self.apps.balance.reserved(record.id):
+            raise ConflictError(f"network {record.name} is used by {len(served)} services of an application", "twinhull down")
         self._database.remove_network(record.id)
         self._networks.pop(record.id)
         await self._network.destroy(record)
         self._events.emit("network", "destroy", record.id, record.name)
 
-        if served := self.apps.balance.reserved(record.id):
-            raise ConflictError(f"network {record.name} is used by {len(served)} services of an application", "twinhull down")
     async def network_prune(self) -> tuple[str, ...]:
         kept = {DEFAULT_NETWORK} | {record.name for record in self._networks.values() if self.apps.balance.reserved(record.id)}
         unused = [view.name for view in await self.networks() if not view.instances and view.name not in kept]
@@ -587,12 +586,12 @@ class LocalEngine(Engine):
 
     async def _end_all(self) -> None:
         lives = list(self._instances.lives.values())
+        self.apps.pause_all()
         await asyncio.gather(*(self._instances.stop(live) for live in lives), return_exceptions=True)
 
 
 _SHOWN = (State.RUNNING, State.PAUSED, State.RESTARTING)
 
-        self.apps.pause_all()
 
 async def _set_at_end(live: Live, stop: asyncio.Event) -> None:
     """Set when the instance won't write any more."""

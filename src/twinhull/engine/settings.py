@@ -22,3 +22,4 @@ class Settings:
     """VMs of one shape that may wait for their instances; 0: none."""
     parked_memory: int = 256 * 1024 * 1024
     """Bytes for all of them."""
+    gateway: GatewaySettings = field(default_factory=GatewaySettings)
