@@ -8,8 +8,9 @@ another. Three ways in turns, in random order within each round, one round befor
   one      a virtual address with one endpoint: the same work, and the translation
   three    a virtual address with three endpoints
 and each with connections that are kept and with a new one per request. Beside it stand `--services` other services, as on a
-full machine. Prints n, medians, and their ratios to direct: requests per second, and, for a machine that others use as well, requests per
-second of CPU that client and servers used. Writes the raw samples as CSV. Needs root, haproxy and wrk.
+full machine; how long it takes to change the endpoints of one among them is measured, too. Prints n, medians, and their ratios to
+direct: of requests per second, and, for a machine that others use as well, of requests per second of CPU that client and servers
+used. Writes the raw samples as CSV. Needs root, haproxy and wrk.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,6 +100,7 @@ async def _run(scratch: Path, options: argparse.Namespace) -> Samples:
         for number, address in enumerate((CLIENT, *SERVERS)):
             held.append(await network.attach_netns((Port(NETWORK, number, interface(NETWORK, address)),), sysctls=NO_TIME_WAIT))
         await _add_services(network, options.services)
+        await _time_changes(network, options.services)
         config = scratch / "haproxy.cfg"
         config.write_text(SERVER.format(text="x" * 1024))
         servers += [subprocess.Popen(["nsenter", f"--net={space.path}", "haproxy", "-f", str(config), "-db"]) for space in held[1:]]
@@ -129,6 +132,18 @@ async def _add_services(network: NetworkHost, count: int) -> None:
         await network.set_service(_service(name, WAYS[name], endpoints))
     for number in range(count):
         await network.set_service(_service(f"other{number}", f"10.186.{8 + number // 250}.{1 + number % 250}", SERVERS))
+
+
+async def _time_changes(network: NetworkHost, services: int) -> None:
+    times = []
+    for number in range(200):
+        record = _service("changed", "10.186.15.3", SERVERS[: 2 + number % 3])
+        begin = time.perf_counter()
+        await network.set_service(record)
+        times.append(time.perf_counter() - begin)
+    milliseconds = sorted(1000 * each for each in times)
+    middle, late = statistics.median(milliseconds), milliseconds[int(0.9 * len(milliseconds))]
+    print(f"change of endpoints among {services} services: n={len(times)}, median {middle:.2f} ms, 90th percentile {late:.2f} ms")
 
 
 def _service(name: str, address: str, endpoints: tuple[str, ...]) -> ServiceRecord:

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from tests.integration import network_lab as lab
 
 from twinhull import home
 from twinhull.errors import ConflictError, UserError
-from twinhull.network import links, netns
+from twinhull.network import addresses, links, netns
 from twinhull.network.dns import strays
-from twinhull.network.host import Attached, NetworkHost
+from twinhull.network.host import Attached, NetworkHost, interface
+from twinhull.network.ports import Port
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.service import ServiceRecord, ServiceSide
 from twinhull.sys import proc
@@ -167,8 +169,8 @@ async def test_names_lead_to_the_service_and_addresses_back_to_the_instance(stag
 
     await stage.host.set_service(web(FIRST, instance_names=each))
     await stage.host.set_names("a1", [("net0", "shop-web-1", FIRST)])
-    for name, addresses in (("web", [VIP]), ("WEB.shop.internal", [VIP]), ("tasks.web", [FIRST, SECOND]), ("web-2", [SECOND])):
-        assert resolve(name) == addresses
+    for name, found in (("web", [VIP]), ("WEB.shop.internal", [VIP]), ("tasks.web", [FIRST, SECOND]), ("web-2", [SECOND])):
+        assert resolve(name) == found
     assert resolve("3.0.186.10.in-addr.arpa", lab.PTR) == ["shop-web-1"], "although the service named that address first"
     assert resolve("254.0.186.10.in-addr.arpa", lab.PTR) == ["web"]
     await stage.host.set_service(web(FIRST, SECOND, dnsrr=True, address=""))
@@ -203,6 +205,34 @@ async def test_published_ports_are_balanced_from_everywhere(stage: lab.Stage) ->
     stage.serve(None, 8080)
 
 
+async def test_a_small_subnet_that_somebody_chose(stage: lab.Stage) -> None:
+    """Down to the last address, which is the service's."""
+    small = replace(lab.record(5), subnet="172.30.5.16/29", gateway="172.30.5.17")
+    await stage.host.ensure(small)
+    client, server = [await stage.instance(Port(small, number, interface(small, f"172.30.5.{18 + number}"))) for number in (0, 4)]
+    stage.serve(server, 80, name="s")
+    address = addresses.free_virtual_address(small, ["172.30.5.18", "172.30.5.22"])
+    assert address == "172.30.5.21"
+    await stage.host.set_service(web("172.30.5.22", network=small.id, address=address))
+    assert ask(client, 2, address) == {"s 172.30.5.18": 2}
+    await stage.host.remove_service("shop.web")
+    await stage.host.destroy(small)
+
+
+async def test_a_cancelled_change_is_made_whole(stage: lab.Stage) -> None:
+    await instances(stage, 2)
+    for moment in range(10):
+        record = web((FIRST, SECOND)[moment % 2], ports=(PortMapping(80, 8080 + moment % 2),))
+        task = asyncio.create_task(stage.host.set_service(record))
+        await asyncio.sleep(moment * 0.0002)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if moment:  # at the first one it hadn't begun
+            await until(lambda record=record: stage.host._services.get("shop.web") == record)
+            assert ask(None, 1, "127.0.0.1", 8080 + moment % 2) == {f"{3 + moment % 2} 10.186.0.1": 1}
+            assert ask(None, 1, "127.0.0.1", 8081 - moment % 2) == {"refused": 1}
+
+
 async def test_a_taken_port_changes_nothing(stage: lab.Stage) -> None:
     client = await stage.instance(lab.port(FRONT, 2, 0))
     await instances(stage, 2)
@@ -217,26 +247,26 @@ async def test_a_taken_port_changes_nothing(stage: lab.Stage) -> None:
     assert ask(None, 1, "127.0.0.1", 8082) == {"refused": 1}
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        ServiceRecord("web", ()),
-        ServiceRecord("../x.y", ()),
-        ServiceRecord("a.b\n", ()),
-        web(network="net7"),
-        web(address="10.186.1.254"),
-        web(address="10.186.0.1"),
-        web(address="10.186.0.9 } ; flush ruleset"),
-        web("10.186.1.3"),
-        web((FIRST, 0)),
-        web(instance_names=(("a b", FIRST),)),
-        web(ports=(PortMapping(80, protocol="sctp"),)),
-    ],
+BAD = (
+    ServiceRecord("web", ()),
+    ServiceRecord("../x.y", ()),
+    ServiceRecord("a.b\n", ()),
+    web(network="net7"),
+    web(address="10.186.1.254"),
+    web(address="10.186.0.1"),
+    web(address="10.186.0.9 } ; flush ruleset"),
+    web("10.186.1.3"),
+    web((FIRST, 0)),
+    web(instance_names=(("a b", FIRST),)),
+    web(ports=(PortMapping(80, protocol="sctp"),)),
 )
-async def test_bad_records_are_refused_and_change_nothing(stage: lab.Stage, record: ServiceRecord) -> None:
+
+
+async def test_bad_records_are_refused_and_change_nothing(stage: lab.Stage) -> None:
     before = stage.host._workers.table._count.copy()
-    with pytest.raises(UserError):
-        await stage.host.set_service(record)
+    for record in BAD:
+        with pytest.raises(UserError):
+            await stage.host.set_service(record)
     assert stage.host._workers.table._count == before
 
 
@@ -244,10 +274,10 @@ async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> N
     """50 changes, among them whole new tables, each with at least 80 connections before the next."""
     client = await stage.instance(lab.port(FRONT, 2, 0))
     await instances(stage, 5)
-    addresses = [f"10.186.0.{3 + index}" for index in range(5)]
+    places = [f"10.186.0.{3 + index}" for index in range(5)]
     attached = [Attached("client", "c", (lab.port(FRONT, 2, 0),))]
     attached += [Attached(f"i{index}", "i", (lab.port(FRONT, 3 + index, 1 + index),)) for index in range(5)]
-    await stage.host.set_service(web(*addresses, ports=(PortMapping(80, 8080),)))
+    await stage.host.set_service(web(*places, ports=(PortMapping(80, 8080),)))
     kept = lab.inside(client, socket.create_connection, (VIP, 80))
     answers: list[str] = []
     stop = threading.Event()
@@ -265,7 +295,7 @@ async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> N
     try:
         for change in range(50):
             target = len(answers) + 80
-            chosen = [addresses[(change + offset) % 5] for offset in range(1 + change % 4)]
+            chosen = [places[(change + offset) % 5] for offset in range(1 + change % 4)]
             record = web(*chosen, ports=(PortMapping(80, 8080),))
             if change % 10 == 9:
                 await stage.host.sync((FRONT, BACK, CLOSED), attached, (record,))
@@ -377,32 +407,8 @@ async def test_a_new_daemon_takes_services_over(stage: lab.Stage, tmp_path: Path
     report = await successor.sync((FRONT, BACK, CLOSED), attached, (web(FIRST, ports=(PortMapping(80, 8081),)),))
     assert report.conflicts == (("shop.web", "port 8081/tcp is already taken by another program"),)
     assert ask(client, 2) == {f"3 {CLIENT}": 2}, "the service itself works"
+    report = await successor.sync((FRONT, BACK, CLOSED), attached, (web(FIRST, address="10.186.1.7"), web(FIRST)))
+    assert [owner for owner, _why in report.conflicts] == ["shop.web"], "one that can't be is told, and the others are served"
+    assert ask(client, 2) == {f"3 {CLIENT}": 2}
     thief.close()
     await successor.close()
-
-
-async def test_a_change_among_300_services_is_quick(stage: lab.Stage) -> None:
-    """The figure is printed; it is asserted in none of the tests, because the machine is shared."""
-    import statistics
-    import time
-
-    big = lab.record(8)
-    await stage.host.ensure(big)
-    wide = lab.record(7)
-    await stage.host.ensure(wide)
-    for index in range(300):
-        network, place = (big, wide)[index // 150], index % 150
-        prefix = network.gateway.rsplit(".", 1)[0]
-        endpoints = tuple((f"{prefix}.{2 + (place + turn) % 80}", 1) for turn in range(3))
-        await stage.host.set_service(
-            ServiceRecord(f"a.s{index}", (ServiceSide(network.id, f"{prefix}.{100 + place}", (f"s{index}",), endpoints),))
-        )
-    times = []
-    for change in range(100):
-        endpoints = [f"10.186.0.{3 + (change + turn) % 40}" for turn in range(2 + change % 3)]
-        begin = time.perf_counter()
-        await stage.host.set_service(web(*endpoints))
-        times.append(time.perf_counter() - begin)
-    print(
-        f"\nset_service among 300, n=100: median {1e3 * statistics.median(times):.2f} ms, 90th percentile {1e3 * sorted(times)[90]:.2f} ms"
-    )

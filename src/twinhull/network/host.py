@@ -145,7 +145,7 @@ class NetworkHost:
         removed = await self._remove_leftovers(networks, ports)
         refused = await self._restore_bridges(networks)
         usable = [record for record in networks if record.id not in refused]
-        served = [self._usable(record) for record in services]
+        served = [found for record in services if (found := self._usable(record, refused))]
         missing = await self._workers.quick(self._restore_ports, usable, instances)
         self._restore_names(instances, served)
         refused |= await self._restore_rules(usable, [attached for attached in instances if attached.id not in missing], served)
@@ -179,10 +179,14 @@ class NetworkHost:
                 missing.append(attached.id)
         return missing
 
-    def _usable(self, record: ServiceRecord) -> ServiceRecord:
+    def _usable(self, record: ServiceRecord, refused: dict[str, str]) -> ServiceRecord | None:
         """Without the networks that couldn't be had back."""
         found = replace(record, sides=tuple(side for side in record.sides if side.network_id in self._records))
-        service.check(found, self._records)
+        try:
+            service.check(found, self._records)
+        except UserError as error:
+            refused[record.id] = error.message
+            return None
         return found
 
     def _restore_names(self, instances: Sequence[Attached], services: Sequence[ServiceRecord]) -> None:
@@ -319,7 +323,11 @@ class NetworkHost:
         One transaction, made anew at every change of endpoints. Host port 0 becomes a free one; returns the ports as chosen.
         UDP flows to endpoints that left are forgotten some milliseconds later. An endpoint that serves published ports must have its
         default route on the network of the first side. Raises ConflictError or UserError, and then all is as before.
+        Cancelled, it goes on in the background.
         """
+        return await asyncio.shield(asyncio.ensure_future(self._set_service(record)))
+
+    async def _set_service(self, record: ServiceRecord) -> tuple[PortMapping, ...]:
         service.check(record, self._records)
         names = service.names(record, self._numbers())
         before = self._reserved.mappings(record.id)
