@@ -6,7 +6,7 @@ or than there were; with stop-first (and always for services that write to a vol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from twinhull.plan import healing, rollout, traffic
@@ -143,7 +143,7 @@ def _split_old(scene: Scene, draft: Draft) -> tuple[list[Member], list[Member]]:
 def _kept_start_first(scene: Scene, draft: Draft) -> set[str]:
     ranked = sorted(((rank, -m.seen.slot, m) for m in scene.old if (rank := _use(m)) < 3), key=lambda each: each[:2])
     candidates = [m for _, _, m in ranked]
-    allowed = max(0, scene.wish.replicas - sum(_proven(scene, m, draft) for m in scene.current))
+    allowed = max(0, scene.wish.replicas - _proven(scene, scene.current, draft))
     under_way = scene.rollout
     if scene.frozen:
         allowed = max(allowed, sum(rank < 2 for rank, _, _ in ranked))
@@ -161,10 +161,17 @@ def _use(member: Member) -> int:
     return 2 if member.seen.draining_since else 1
 
 
-def _proven(scene: Scene, member: Member, draft: Draft) -> bool:
-    if not available(member):
-        return member.at in (Condition.COMPLETED, Condition.HELD)
-    return not draft.wake(member.seen.serving_since + min(PROOF, scene.policy.monitor))
+def _proven(scene: Scene, members: Sequence[Member], draft: Draft) -> int:
+    """How many of the current revision have shown that they can take the place of an old one."""
+    contested = any(available(m) for m in scene.old)
+    proof = min(PROOF, scene.policy.monitor)
+    count = 0
+    for member in members:
+        if available(member):
+            count += not draft.wake(member.seen.serving_since + proof)
+        else:
+            count += member.at in (Condition.COMPLETED, Condition.HELD) and not contested
+    return count
 
 
 def _kept_one_by_one(scene: Scene, draft: Draft) -> set[str]:
@@ -192,7 +199,7 @@ def _wanted(scene: Scene, sound: list[Member], kept_old: list[Member], draft: Dr
     if scene.one_by_one:
         return max(min(replicas, len(sound)), replicas - len(scene.old))
     holes = replicas - len(kept_old)
-    proven = sum(_proven(scene, m, draft) for m in sound)
+    proven = _proven(scene, sound, draft)
     under_way = scene.rollout
     if scene.frozen:
         step = 0

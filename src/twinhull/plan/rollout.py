@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from twinhull.plan.actions import Tell
-from twinhull.plan.condition import SATISFIED, Condition, failure, in_place, label
+from twinhull.plan.condition import SATISFIED, Condition, describe, failure, in_place, label
 from twinhull.plan.draft import Draft
 from twinhull.plan.healing import token
 from twinhull.plan.memory import UNDER_WAY, Memory, Rollout, RolloutStatus
@@ -150,10 +150,16 @@ def _turn(rollout: Rollout, reason: str) -> Rollout:
 def _failures(wish: Wish, members: Sequence[Member], rollout: Rollout, draft: Draft) -> list[tuple[str, str]]:
     """(token, text) of each failure of the new revision, instances that couldn't even be made or started included."""
     found = []
-    taken = {}
+    taken = {member.seen.slot: member for member in members}
+    # What the others do for long, it is not to have done in a moment.
+    lasting = any(member.at is Condition.READY and member.seen.fingerprint != rollout.to for member in members)
     for member in members:
-        taken[member.seen.slot] = member
-        if member.seen.fingerprint == rollout.to and (text := failure(member.seen, member.at, draft.now)):
+        if member.seen.fingerprint != rollout.to:
+            continue
+        text = failure(member.seen, member.at, draft.now)
+        if not text and lasting and member.at is Condition.COMPLETED:
+            text = describe(member.seen)
+        if text:
             found.append((token(member.seen), f"{label(member.seen)}: {text}"))
     if not draft.observed.failed:
         return found

@@ -21,6 +21,10 @@ TOLERANCE = 0.1
 """Deviation from the target within which nothing changes (HPA's figure)."""
 PANIC = 2.0
 """How many times of what is ready the short window has to ask for (KPA's panic-threshold-percentage)."""
+INTERVAL = 1.0
+"""Seconds between two measurements, each with a decision; at zero the activator decides when the first request comes."""
+LATENCY_STEP = 1.3
+"""By which factor a latency may raise the number at once."""
 _MINUTE = 60.0
 _SHARED = frozenset({"concurrency", "rps", "queue", "query"})
 """Totals, shared by the instances; the others (cpu, memory, p95) are averages over the instances."""
@@ -101,7 +105,7 @@ def key(target: ScaleTarget) -> str:
 
 def decide(spec: ScaleSpec, load: Load, memory: ScaleMemory) -> Decision:
     """How many instances there should be."""
-    wishes = tuple(_wish(target, spec, load) for target in spec.targets)
+    wishes = tuple(_wish(target, spec, load, memory) for target in spec.targets)
     known = [wish for wish in wishes if wish.instances is not None]
     blind = [wish for wish in wishes if wish.instances is None]
     memory, panic = _panic(known, spec, load, memory)
@@ -141,7 +145,7 @@ def _name(target: ScaleTarget) -> str:
     return f"target {key(target)}"
 
 
-def _wish(target: ScaleTarget, spec: ScaleSpec, load: Load) -> Wish:
+def _wish(target: ScaleTarget, spec: ScaleSpec, load: Load, memory: ScaleMemory) -> Wish:
     reading = read(load.metrics.get(key(target), ()), load.now, spec.window, spec.panic_window)
     if reading.age is None:
         return Wish(target, reading, None, note=f"{key(target)} is missing")
@@ -149,7 +153,9 @@ def _wish(target: ScaleTarget, spec: ScaleSpec, load: Load) -> Wish:
         return Wish(target, reading, None, note=f"{key(target)} is stale: {reading.age:.0f} s old")
     if target.kind in _SHARED:
         return _shared(target, reading, load)
-    return _average(target, reading, load)
+    if load.ready == 0:
+        return Wish(target, reading, None, note=f"{key(target)}: no instance is ready")
+    return _latency(target, reading, spec, load, memory) if target.kind == "p95" else _average(target, reading, load)
 
 
 def _shared(target: ScaleTarget, reading: Reading, load: Load) -> Wish:
@@ -160,18 +166,32 @@ def _shared(target: ScaleTarget, reading: Reading, load: Load) -> Wish:
         wish = _up(reading.latest / target.value)
         return Wish(target, reading, wish, wish, f"{reading.latest:.4g} now, asleep, target {target.value:g} each")
     stable = _tolerant(reading.stable, target.value, load.current)
-    panic = _up(reading.panic / target.value) if reading.panic is not None and reading.count >= 2 else None
+    panic = _up(reading.panic / target.value) if reading.panic is not None else None
     return Wish(target, reading, stable, panic, f"{reading.stable:.4g} in all, target {target.value:g} each")
 
 
 def _average(target: ScaleTarget, reading: Reading, load: Load) -> Wish:
     """An average over the instances, which is to be `value`: as many as would bring it there, if it fell with their number. Never zero."""
     assert reading.stable is not None
-    if load.ready == 0:
-        return Wish(target, reading, None, note=f"{key(target)}: no instance is ready")
     stable = max(1, _tolerant(reading.stable * load.ready, target.value, load.current))
-    panic = _up(reading.panic * load.ready / target.value) if reading.panic is not None and reading.count >= 2 else None
+    panic = _up(reading.panic * load.ready / target.value) if reading.panic is not None else None
     return Wish(target, reading, stable, panic, f"{reading.stable:.4g} on average, target {target.value:g}")
+
+
+def _latency(target: ScaleTarget, reading: Reading, spec: ScaleSpec, load: Load, memory: ScaleMemory) -> Wish:
+    """Up by steps, each judged by what came after it; down by one.
+
+    Under overload a latency grows without bound, and says little of how many are missing; at ease it says nothing of how many are too many.
+    """
+    assert reading.stable is not None
+    changed = memory.desired[-1][0] if memory.desired else 0.0
+    since = read([each for each in load.metrics[key(target)] if each.at > changed], load.now, spec.window, spec.panic_window)
+    note = f"{reading.stable:.4g} s, target {target.value:g} s"
+    waiting = load.ready < load.current or since.stable is None or load.now - changed < spec.panic_window
+    if since.stable is not None and since.stable > target.value * (1 + TOLERANCE):
+        return Wish(target, reading, load.current if waiting else _up(load.current * LATENCY_STEP), None, note)
+    low = reading.stable < target.value * (1 - TOLERANCE) / 2 and load.now - changed >= spec.window
+    return Wish(target, reading, max(1, load.current - 1) if low else load.current, None, note)
 
 
 def _up(number: float) -> int:
