@@ -1,0 +1,125 @@
+"""Journals that were cut, workload files, and advice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tests.fakes import comparison
+
+from twinhull.compare import advice, journal, model, workload
+from twinhull.compare.journal import Journal
+from twinhull.compare.model import Done, Fact, Sample
+from twinhull.engine.base import InstanceView
+from twinhull.errors import NotFoundError, UserError
+from twinhull.spec.instance import InstanceSpec, NetworkMode, Resources, Runtime, Security
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWINHULL_HOME", str(tmp_path))
+
+
+def test_what_an_interrupted_turn_left_is_cut_off() -> None:
+    with Journal.create(comparison.run()) as made:
+        made.write(Sample("cpu.single", "vm", 1, 2.0, detail={"a": 1}))
+        made.write(Done("cpu", "vm", 1, 0.5))
+        made.write(Sample("cpu.single", "container", 1, 3.0))
+    with made.path.open("ab") as file:
+        file.write(b'{"kind":"sample","metr')
+    with Journal.reopen(made.path) as again:
+        assert [type(record).__name__ for record in again.records] == ["Sample", "Done"]
+        again.write(Sample("cpu.single", "container", 1, 4.0))
+        again.write(Done("cpu", "container", 1, 0.5))
+    run, records = journal.read(made.path)
+    found = model.gather(run, records, 2)
+    assert (run, found.complete) == (comparison.run(), True)
+    assert (found.values("cpu.single", "vm"), found.values("cpu.single", "container")) == ((2.0,), (4.0,))
+    assert journal.last() == made.path
+
+
+def test_warm_ups_are_kept_and_not_counted() -> None:
+    records = [
+        Sample("cpu.single", "vm", 0, 9.0),
+        Done("cpu", "vm", 0, 1.0),
+        Fact("Kernel", "vm", "x", "y"),
+        Done("isolation", "vm", 1, 1.0),
+    ]
+    found = model.gather(comparison.run(), records, 2)
+    assert (found.samples, len(found.facts), len(found.done)) == ((), 1, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not JSON\n", '{"kind":"run","id":"x"}\n'])
+def test_another_file_is_no_journal(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no journal"):
+        journal.read(path)
+
+
+def test_without_a_run_there_is_no_last_one() -> None:
+    with pytest.raises(NotFoundError, match="nothing has been compared"):
+        journal.last()
+
+
+def test_a_workload_file(tmp_path: Path) -> None:
+    path = tmp_path / "load.yaml"
+    path.write_text(
+        'image: shop/web\ncommand: [python3, -m, http.server, 8000]\nmemory: 256M\nready: {http: ":8000/health"}\n'
+        "load: \"wrk -d5s http://{address}:8000/\"\nrate: 'Requests/sec: +([0-9.]+)'\n"
+    )
+    found = workload.Definition.parse(workload.read(path))
+    assert (found.command[-1], found.memory, found.port, found.path) == ("8000", 256 << 20, 8000, "/health")
+    assert found.load == ("/bin/sh", "-c", "wrk -d5s http://{address}:8000/")
+    assert found.value("Requests/sec:  17.5\n") == 17.5
+    with pytest.raises(UserError, match="doesn't match"):
+        found.value("nothing")
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ({"comand": []}, "unknown key 'comand'"),
+        ({"ready": {"http": "8000"}}, "':PORT/path'"),
+        ({"ready": "yes"}, "ready is"),
+        ({"memory": "lots"}, "memory 'lots'"),
+        ({"load": {"a": 1}}, "load is a list"),
+        ({"rate": "("}, "no pattern"),
+    ],
+)
+def test_a_bad_workload_names_the_key(raw: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("(", r"\(")):
+        workload.Definition.parse(raw)
+
+
+def view(**changes: Any) -> InstanceView:
+    spec = InstanceSpec("shop/web", name="web", **changes)
+    return cast("InstanceView", SimpleNamespace(name="web", runtime=Runtime.CONTAINER.value, spec=spec))
+
+
+@pytest.mark.parametrize(
+    ("changes", "trust", "starts", "hull", "why"),
+    [
+        ({}, "others", 0.0, "vm", "code of others"),
+        ({"network_mode": NetworkMode.HOST}, "others", 0.0, "container", "host's network"),
+        ({"security": Security(privileged=True)}, "own", 0.0, "vm", "privileges"),
+        ({}, "own", 600.0, "container", "a VM would cost"),
+        ({"resources": Resources(memory=4)}, "own", 0.0, "container", "anonymous"),
+        ({}, "own", 0.0, "", "neither its starts nor its memory"),
+    ],
+)
+def test_advice_gives_its_reason(changes: dict[str, Any], trust: str, starts: float, hull: str, why: str) -> None:
+    found = advice.advise(comparison.results(), advice.posture(view(**changes), trust, starts))
+    assert found.hull == hull
+    assert why in advice.text(found)
+    assert any("emulation" in limit for limit in found.limits)
+    assert json.loads(json.dumps(advice.plain(found)))["instance"] == "web"
+
+
+def test_open_figures_are_no_advice() -> None:
+    found = advice.advise(comparison.results(n=2), advice.posture(view(), "own", 600.0))
+    assert found.hull == ""
+    assert "not decided" in found.reasons[0]
