@@ -6,6 +6,7 @@ from typing import Any
 
 from twinhull.compose import fields
 from twinhull.compose.tree import ComposeError, Map, Seq
+from twinhull.errors import UserError
 from twinhull.spec.app import RolloutSpec, RouteSpec, ScaleSpec, ScaleTarget, Schedule, Strategy
 
 _DURATIONS = ("p95",)
@@ -91,9 +92,15 @@ def _target(targets: Map, kind: str) -> ScaleTarget:
 
 
 def _schedule(entry: Map) -> Schedule:
-    return Schedule(
-        fields.text(entry, "cron"), fields.whole(entry, "min"), fields.seconds(entry, "duration"), fields.text(entry, "timezone", "UTC")
-    )
+    from twinhull.plan import schedule  # time zones and cron: loaded where a file has schedules
+
+    least, length = fields.whole(entry, "min"), fields.seconds(entry, "duration")
+    found = Schedule(fields.text(entry, "cron"), least, length, fields.text(entry, "timezone", "UTC"))
+    try:
+        schedule.check(found)
+    except UserError as error:
+        raise ComposeError(entry.at("cron"), error.message, error.hint) from None
+    return found
 
 
 def rollout(extension: Map) -> RolloutSpec:

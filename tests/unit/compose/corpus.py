@@ -295,6 +295,8 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (service("x-twinhull: {scale: {max: 0}}"), 4, "max"),
     (service("x-twinhull: {scale: {target: {cpus: 1}}}"), 4, "did you mean 'cpu'?"),
     (service("x-twinhull: {scale: {schedule: [{cron: '* *', min: 1, duration: 1h}]}}"), 4, "cron"),
+    (service("x-twinhull: {scale: {schedule: [{cron: '61 * * * *', min: 1, duration: 1h}]}}"), 4, "Bad minute"),
+    (service("x-twinhull: {scale: {schedule: [{cron: '1 * * * *', min: 1, duration: 1h, timezone: Mars}]}}"), 4, "unknown time zone"),
     (service("x-twinhull: {rollout: {strategy: blue}}"), 4, "use rolling, blue-green, canary"),
     (service("x-twinhull: {rollout: {strategy: canary, steps: [50, 10]}}"), 4, "steps must rise"),
     (service("x-twinhull: {rollout: {steps: [50]}}"), 4, "steps belong to strategy: canary"),
