@@ -110,7 +110,7 @@ class Balance:
         for key in [key for key in self.addresses if key[0] == app.name and key[2] in ids]:
             await self.network.remove_service(f"{app.name}.{key[1]}")
             self._set.pop(key[:2], None)
-            del self.addresses[key]
+            self.addresses.pop(key, None)  # networks are removed at the same time, and a service is on several
             self.table.remove_address(*key)
 
     async def _remove(self, app: str, service: str) -> None:

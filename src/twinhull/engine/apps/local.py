@@ -369,7 +369,9 @@ class LocalApps(AppEngine):
         """Names of the networks and volumes there are, as far as the app has to do with them."""
         volumes = self.instances.launcher.volumes
         there = {name for name in app.spec.volumes if volumes.exists(name)} if app.revisions else set()
-        return self.networks(), there
+        records = self.balance.networks.values()
+        own = {record.name for record in records if record.labels.get(APP_LABEL) == app.name}  # also those that the file no longer names
+        return own | (set(self.networks()) & set(app.spec.networks)), there
 
     def _find(self, name: str) -> App:
         try:

@@ -68,7 +68,9 @@ class Loop:
         app.settled = not plan.actions and not app.busy and all(standing.settled for standing in plan.standings.values())
         await self._begin(app, plan, observed.now)
         app.announce()
-        if app.wanted.removed and not plan.actions and not app.busy and not app.members:
+        parts = {f"network:{name}" for name in observed.networks} | {f"volume:{name}" for name in observed.volumes}
+        again = parts & app.failed.keys()  # couldn't be removed: to be tried once more
+        if app.wanted.removed and not (plan.actions or app.busy or app.members or again):
             await self.ended(app)
             return 0.0
         draining = any(member.state.draining_since for member in app.members.values())
