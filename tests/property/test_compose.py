@@ -35,7 +35,7 @@ mounts = st.one_of(
 )
 services = st.builds(
     lambda image, rest: {"image": image, **rest},
-    words,
+    st.sampled_from(["x", "shop/web:1", "example.org:5000/x@sha256:" + "0" * 64]),
     optional(
         command=st.one_of(st.none(), st.lists(values, max_size=3)),
         environment=st.one_of(mappings, st.lists(st.builds("{}={}".format, words, values), unique=True, max_size=3)),

@@ -11,6 +11,8 @@ from twinhull.compose.tree import ComposeError, Map, did_you_mean
 from twinhull.spec import units
 
 E = TypeVar("E", bound=StrEnum)
+_LONGEST = 100 * 366 * 86400
+"""Seconds. Timers overflow somewhere beyond."""
 N = TypeVar("N", int, float)
 
 _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
@@ -66,7 +68,10 @@ def size(holder: Map, key: str, default: int = 0) -> int:
 
 def seconds(holder: Map, key: str, default: float = 0.0) -> float:
     """A duration."""
-    return _read(holder, key, units.duration, default)
+    found = _read(holder, key, units.duration, default)
+    if found > _LONGEST:
+        raise ComposeError(holder.at(key), f"{key}: {text(holder, key)!r} is longer than a hundred years")
+    return found
 
 
 def mode(holder: Map, key: str, default: int) -> int:

@@ -9,6 +9,7 @@ from twinhull.compose import extension, fields, lowerdeploy, lowermounts, lowern
 from twinhull.compose.schema import EXTENSION
 from twinhull.compose.tree import ComposeError, Map, Mark, did_you_mean
 from twinhull.errors import UserError
+from twinhull.image import reference
 from twinhull.instance import capabilities
 from twinhull.spec.app import Build, Condition, Dependency, Hook, ServiceSpec, WatchRule
 from twinhull.spec.instance import HealthCheck, InstanceSpec, LogOptions, MountType, Runtime, Security
@@ -123,10 +124,18 @@ def _capability(word: str, mark: Mark) -> None:
 def _image(name: str, service: Map, around: Around) -> str:
     image = fields.text(service, "image")
     if image:
-        return image
+        return image if reference.is_id(image) else _named(image, service.at("image"))
     if "build" not in service and "provider" not in service:
         raise ComposeError(around.services.at(name), f"service {name!r} needs an image or a build")
     return f"{around.app}-{name}".lower()
+
+
+def _named(image: str, mark: Mark) -> str:
+    try:
+        reference.parse(image)
+    except UserError as error:
+        raise ComposeError(mark, error.message, error.hint) from None
+    return image
 
 
 def _runtime(service: Map) -> Runtime:

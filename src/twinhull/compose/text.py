@@ -6,6 +6,7 @@ booleans). Aliases and merge keys are expanded here, `!reset` and `!override` be
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,8 @@ def kind(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return "a number" if isinstance(value, int | float) else "a string"
 
 

@@ -124,6 +124,13 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (service("entrypoint: 'a \"b'"), 4, "no closing quotation"),
     (service("command: [1, 2]"), 4, "services.web.command[0] must be a string, not a number"),
     (service("command: {a: b}"), 4, "services.web.command must be nothing or a string or a list"),
+    (service("cpus: .inf"), 4, "not inf"),
+    (service("cpus: .nan"), 4, "not nan"),
+    (service("scale: 10000000000000000000000000000"), 4, "is no whole number"),
+    (service("stop_grace_period: 99999999999999999999999h"), 4, "longer than a hundred years"),
+    ("services:\n  web:\n    image: Upper\n", 3, "Upper"),
+    ("services:\n  web:\n    image: a b\n", 3, "a b"),
+    ("services:\n  web:\n    image: x:${TAG:?set TAG}\n", 3, "variable TAG must be set: set TAG"),
     # environment and labels
     (service("environment: [=x]"), 4, "has no name in front of the ="),
     (service("environment: {A: [1]}"), 4, "services.web.environment.A must be"),

@@ -63,18 +63,18 @@ def test_stdin(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_wins_over_dotenv(app: App) -> None:
-    app.write("services:\n  a: {image: '${A}-${B}-${C:-c}'}\n")
+    app.write("services:\n  a: {image: 'x${A}y${B}z${C:-c}'}\n")
     app.write("A=file\nB=${A}\n", ".env")
-    assert images(app.folder) == {"a": "file-file-c"}
-    assert images(app.folder, A="environment") == {"a": "environment-environment-c"}
-    assert images(app.folder, COMPOSE_DISABLE_ENV_FILE="1") == {"a": "--c"}
+    assert images(app.folder) == {"a": "xfileyfilezc"}
+    assert images(app.folder, A="environment") == {"a": "xenvironmentyenvironmentzc"}
+    assert images(app.folder, COMPOSE_DISABLE_ENV_FILE="1") == {"a": "xyzc"}
 
 
 def test_env_files_instead_of_dotenv(app: App) -> None:
-    file = app.write("services:\n  a: {image: '${A}-${B-}'}\n")
+    file = app.write("services:\n  a: {image: '${A}y${B-}'}\n")
     app.write("A=dotenv\nB=dotenv\n", ".env")
     one, two = app.write("A=one\n", "1.env"), app.write("A=${A}two\n", "2.env")
-    assert load([file], environment={}, env_files=[one, two]).services["a"].template.image == "onetwo-"
+    assert load([file], environment={}, env_files=[one, two]).services["a"].template.image == "onetwoy"
     with pytest.raises(ComposeError, match=r"read .*nowhere"):
         load([file], environment={}, env_files=[app.folder / "nowhere"])
 
