@@ -214,6 +214,7 @@ def _bounds(client: AgentClient) -> None:
     decoder = client._decoder
     assert len(decoder._buffer) + len(decoder._assembly) <= BOUND, "the decoder keeps too much"
     assert all(session._held <= frames.WINDOW for session in client._execs.values()), "an exec holds more than was granted"
+    assert all(len(session._chunks) <= streams._CHUNKS + 2 for session in client._attached), "an attached session holds too many pieces"
     assert all(session._held <= streams.RING for session in client._attached), "an attached session holds more than the ring"
 
 

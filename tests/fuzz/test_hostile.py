@@ -39,6 +39,22 @@ async def test_an_error_about_a_program_that_runs_wakes_its_reader() -> None:
         await asyncio.wait_for(session.wait(), 5)
 
 
+async def test_single_bytes_to_a_slow_reader_cost_little_and_none_is_lost() -> None:
+    """Each was an object of its own, a hundred times its size: half a gigabyte for a ring of 4 MiB."""
+    client, transport = _connected()
+    session = await client.attach()
+    for at in range(30_000):
+        body = at.to_bytes(8, "little") + bytes(8) + bytes([1 + at % 2, at % 251])
+        client.received(HEADER.pack(MARKER, Kind.OUTPUT, 0, 0, len(body)) + body)
+    assert transport.open
+    assert len(session._chunks) <= 4098  # type: ignore[attr-defined]
+    client._handle_exit(frames.Exited(0, 0, False, 0, 0))
+    got: dict[int, bytes] = {1: b"", 2: b""}
+    async for fd, data in session.output():
+        got[fd] += data
+    assert got == {fd: bytes(at % 251 for at in range(30_000) if 1 + at % 2 == fd) for fd in (1, 2)}
+
+
 def _connected() -> tuple[AgentClient, fuzz._Transport]:
     client, transport = AgentClient(0, None), fuzz._Transport()
     client.opened(transport)  # type: ignore[arg-type]

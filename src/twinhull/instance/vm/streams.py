@@ -21,6 +21,9 @@ from twinhull.instance.vm.guest import terminal_size
 RING = 4 * 1024 * 1024
 """The guest's ring of workload output, in bytes."""
 _WINDOW_STEP = frames.WINDOW // 4
+_CHUNKS = 4096
+"""Pieces that are kept as they came. A guest that sends single bytes to a slow reader would cost a hundred times the memory; beyond this
+the pieces of a stream are joined, by which only the order between stdout and stderr is lost."""
 
 
 class AgentLostError(TemporaryError):
@@ -98,7 +101,7 @@ class _Streams(Session):
         self.stdin = stdin
         self._wire = wire
         self._stream = stream
-        self._chunks: deque[tuple[int, bytes]] = deque()
+        self._chunks: deque[tuple[int, bytes | bytearray]] = deque()
         self._held = 0
         self._code: int | None = None
         self._failed = False
@@ -121,7 +124,7 @@ class _Streams(Session):
             fd, data = self._chunks.popleft()
             self._held -= len(data)
             self._consumed(len(data))
-            yield fd, data
+            yield fd, bytes(data)
 
     async def wait(self) -> int:
         while self._code is None and not self._failed:
@@ -145,11 +148,28 @@ class _Streams(Session):
         self._code = code
         self._changed.set()
 
-    def _put(self, fd: int, data: bytes) -> None:
-        if data and not self._closed:
-            self._chunks.append((fd, data))
-            self._held += len(data)
-            self._changed.set()
+    def _put(self, fd: int, data: bytes) -> bool:
+        """Keep it for the reader; whether it became a chunk of its own."""
+        if not data or self._closed:
+            return False
+        self._held += len(data)
+        self._changed.set()
+        if len(self._chunks) >= _CHUNKS and self._join(fd, data):
+            return False
+        self._chunks.append((fd, data))
+        return True
+
+    def _join(self, fd: int, data: bytes) -> bool:
+        """To the newest chunk of the same stream, if that is one of the last two."""
+        for at in (-1, -2):
+            known, kept = self._chunks[at]
+            if known == fd:
+                if isinstance(kept, bytes):
+                    kept = bytearray(kept)
+                    self._chunks[at] = fd, kept
+                kept += data
+                return True
+        return False
 
     def _consumed(self, size: int) -> None:
         raise NotImplementedError
@@ -239,9 +259,8 @@ class Attached(_Streams):
         """OUTPUT came."""
         if self._held + len(data) > RING:
             raise ProtocolError("agent: more unacknowledged output than its ring holds")
-        if data and not self._closed:
+        if self._put(fd, data):
             self._offsets.append(offset)
-        self._put(fd, data)
 
     def fail(self) -> None:
         self._failed = self._code is None
