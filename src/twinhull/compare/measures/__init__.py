@@ -13,6 +13,7 @@ from twinhull.compare.measures.jitter import Jitter
 from twinhull.compare.measures.memory import Memory
 from twinhull.compare.measures.network import Network
 from twinhull.compare.measures.ram import Ram
+from twinhull.compare.measures.reach import Reach
 from twinhull.compare.measures.start import Cold, Start
 from twinhull.compare.measures.system import System
 from twinhull.compare.measures.workload import Workload
@@ -33,6 +34,7 @@ ALL: tuple[Measure, ...] = (
     Image(),
     Isolation(),
     Escape(),
+    Reach(),
 )
 BY_NAME = {measure.name: measure for measure in ALL}
 METRICS: dict[str, Metric] = {metric.name: metric for measure in ALL for metric in measure.metrics}

@@ -16,7 +16,7 @@ from twinhull.compare.escape_verdict import DEFAULT, USER, Row
 from twinhull.compare.measures.base import Measure, Recorder
 from twinhull.compare.probes import run  # noqa: F401  fills the table
 from twinhull.compare.probes.table import ATTEMPTS, Place
-from twinhull.compare.subjects.base import NotMeasuredError
+from twinhull.errors import TwinhullError
 
 COLUMN = "Escape attempts"
 _HOW = "safe attempts after amicontained, CDK and deepce, with default capabilities; a canary of the host shows a success"
@@ -33,7 +33,7 @@ class Escape(Measure):
             with _canary() as place:
                 levels = ((DEFAULT, ""), (USER, "1000")) if turn.full else ((DEFAULT, ""),)
                 rows = [row for level, user in levels for row in _rows(turn, place, level, user)]
-        except (NotMeasuredError, OSError, ValueError) as error:
+        except (TwinhullError, OSError, ValueError) as error:
             turn.fact(COLUMN, "not tried", str(error))
             return
         counts = {word: sum(row.verdict == word for row in rows) for word in ("denied", "contained", "ESCAPED", "broken")}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from twinhull.compare import bpf, tracee
 from twinhull.compare.measures.base import Measure, Recorder
-from twinhull.compare.subjects.base import NotMeasuredError, Subject
+from twinhull.compare.subjects.base import Subject
+from twinhull.errors import TwinhullError
 
 KERNEL, CALLS, VMM, DEVICES, POSTURE = (
     "Kernel",
@@ -33,7 +34,7 @@ class Isolation(Measure):
         for column, look in ((KERNEL, _kernel), (CALLS, _calls), (VMM, _vmm), (DEVICES, _devices), (POSTURE, _posture)):
             try:
                 look(turn)
-            except (NotMeasuredError, OSError, ValueError) as error:
+            except (TwinhullError, OSError, ValueError) as error:
                 turn.fact(column, "not seen", str(error))
 
 
