@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests import leaks
-from tests.harness import new_home
 from tests.integration.gateway_lab import (
     PORT,
     SETTINGS,
@@ -24,6 +22,7 @@ from tests.integration.gateway_lab import (
     gateway,
     load,
     origins,
+    own_home,
 )
 from tests.integration.network_lab import own_namespace
 
@@ -43,10 +42,8 @@ def namespace() -> Iterator[None]:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    """The common one looks for leaks several times; here once, in the test about the end."""
-    made = new_home()
-    yield made
-    shutil.rmtree(made.state.parent)
+    with own_home() as made:
+        yield made
 
 
 def master(home: Home) -> int:
@@ -157,6 +154,23 @@ async def test_changes_at_full_load_lose_no_request(home: Home) -> None:
         await socket.close()
 
 
+async def test_a_killed_instance_costs_no_request_that_may_be_repeated(home: Home) -> None:
+    async with origins("a", "b") as (a, b), gateway(home) as gate:
+        await gate.apply((backend(a, b),))
+        async with load() as running:
+            await running.more(300)
+            await b.stop()
+            await running.more(300)
+            await b.start()
+            seen = running.answers["b"]
+
+            async def back() -> bool:
+                return running.answers["b"] > seen
+
+            await eventually(back)
+        assert running.failures == []
+
+
 async def test_a_server_left_out_loses_its_sessions_after_the_timeout(home: Home) -> None:
     async with origins("a", "b") as (a, b), gateway(home) as gate:
         await gate.apply((backend(a, timeout=1),))
@@ -209,6 +223,7 @@ async def test_the_proxy_outlives_the_daemon_and_is_adopted(home: Home) -> None:
 
 
 async def test_workers_have_no_rights(home: Home) -> None:
+    os.chown(home.run.parent, 65534, 65534)  # not even the master may need more than to get there
     async with origins("a") as (a,), gateway(home) as gate:
         await gate.apply((backend(a),))
         (worker,) = await workers(gate)

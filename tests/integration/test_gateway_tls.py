@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -20,8 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.harness import new_home
-from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins
+from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins, own_home
 from tests.integration.network_lab import own_namespace
 
 from twinhull.errors import UserError
@@ -38,9 +36,8 @@ def namespace() -> Iterator[None]:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    made = new_home()
-    yield made
-    shutil.rmtree(made.state.parent)
+    with own_home() as made:
+        yield made
 
 
 def self_signed(path: Path, *hosts: str) -> None:

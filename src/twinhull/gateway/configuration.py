@@ -45,6 +45,7 @@ def render(routing: Routing, settings: Settings, ground: Ground, *, servers: boo
         parts.append(_frontend("http", _binds("HTTP", ground.http), settings))
     if ground.https:
         parts += _tls(routing, settings, ground)
+    parts += _no_service()
     parts += [_pool(pool, servers=servers) for pool in sorted(routing.pools.values(), key=lambda pool: pool.name)]
     return "\n".join("\n".join(part) + "\n" for part in parts)
 
@@ -208,7 +209,6 @@ def _passthrough(routing: Routing, ground: Ground) -> list[str]:
 
 def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
     """An entrance for HTTP: who asks, what for, and which pool."""
-    key = "%[var(txn.host)]%[var(txn.path)]"
     own_page = "{ status ge 502 } { res.hdr(x-gateway-page) -m found }"
     return [
         f"frontend {kind}",
@@ -219,23 +219,37 @@ def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
         *_challenge(kind),
         "  http-request set-var(txn.html) int(1) if { req.hdr(accept) -m sub text/html }",
         *_client(kind, settings),
-        "  http-request set-var(txn.host) req.hdr(host),host_only,lower",
-        # Decoded and with a slash behind, so that neither %61pi nor api slips past the prefix /api/.
-        '  http-request set-var-fmt(txn.path) "%[path,url_dec]/"',
-        '  http-request return status 400 content-type text/plain string "dot segments\\n" if { var(txn.path) -m sub /../ /./ }',
-        '  http-request set-var(txn.path) "var(txn.path),regsub(/+,/,g)" if { var(txn.path) -m sub // }',
-        f'  http-request set-var-fmt(txn.key) "{key}"',
-        f"  http-request set-var(txn.pool) var(txn.key),map_beg({kind}-exact.map)",
-        f"  http-request set-var(txn.pool) var(txn.key),map_reg({kind}-wild.map) unless {{ var(txn.pool) -m found }}",
-        f"  http-request set-var(txn.pool) var(txn.path),map_beg({kind}-any.map) unless {{ var(txn.pool) -m found }}",
-        '  http-request return status 404 content-type text/plain string "404 page not found\\n" unless { var(txn.pool) -m found }',
-        *([f"  http-request redirect scheme https code 308 if {{ var(txn.pool) -m str {REDIRECT} }}"] if kind == "http" else []),
+        *_routes(kind),
         f"  http-request disable-l7-retry unless {{ method {IDEMPOTENT} }}",
         "  http-after-response set-header X-Request-ID %[unique-id]",
         f"  http-after-response set-header Content-Type text/html if {own_page} {{ var(txn.html) -m found }}",
         f"  http-after-response del-header X-Gateway-Page if {own_page}",
         "  use_backend %[var(txn.pool)]",
+        "  default_backend nowhere",
     ]
+
+
+def _routes(kind: str) -> list[str]:
+    """Find the pool. The first line suffices for nearly every request; the others are for other spellings and inexact hosts."""
+    unknown = "{ var(txn.pool) -m found }"
+    return [
+        f"  http-request set-var(txn.pool) base,concat(/),map_beg({kind}-exact.map) unless {{ path -m sub // /. % }}",
+        f"  http-request set-var(txn.host) req.hdr(host),host_only,lower unless {unknown}",
+        # Decoded and with a slash behind, so that neither %61pi nor api slips past the prefix /api/.
+        f"  http-request set-var(txn.path) path,url_dec,concat(/) unless {unknown}",
+        '  http-request return status 400 content-type text/plain string "dot segments\\n" if { var(txn.path) -m sub /../ /./ }',
+        '  http-request set-var(txn.path) "var(txn.path),regsub(/+,/,g)" if { var(txn.path) -m sub // }',
+        f"  http-request set-var(txn.key) var(txn.host),concat(,txn.path) unless {unknown}",
+        f"  http-request set-var(txn.pool) var(txn.key),map_beg({kind}-exact.map) unless {unknown}",
+        f"  http-request set-var(txn.pool) var(txn.key),map_reg({kind}-wild.map) unless {unknown}",
+        f"  http-request set-var(txn.pool) var(txn.path),map_beg({kind}-any.map) unless {unknown}",
+    ]
+
+
+def _no_service() -> Iterable[list[str]]:
+    """Where requests go that no service gets."""
+    yield ["backend nowhere", '  http-request return status 404 content-type text/plain string "404 page not found\\n"']
+    yield [f"backend {REDIRECT}", "  http-request redirect scheme https code 308"]
 
 
 def _challenge(kind: str) -> list[str]:

@@ -83,6 +83,7 @@ class HaproxyGateway(Gateway):
     async def close(self, *, remove: bool = False) -> None:
         """Let go; with remove (or when there is no route), end the proxy and leave nothing but logs and certificates."""
         async with self._lock:
+            await self._master.settle()
             self._listeners.close()
             if remove or not self._routing.pools:
                 await self._master.stop()
@@ -305,7 +306,10 @@ class HaproxyGateway(Gateway):
             left = True
             while left:
                 async with self._lock:
-                    left = await self._reap_once()
+                    try:
+                        left = await self._reap_once()
+                    except TwinhullError as error:
+                        _log.warning("%s", error)
                 if left:
                     await asyncio.sleep(_REAP_PAUSE)
 
@@ -314,18 +318,15 @@ class HaproxyGateway(Gateway):
         if not self._master.running:
             return False
         left = {}
-        try:
-            for worker in await self._master.runtime.workers():
-                gone = servers.leaving(self._routing.pools, await self._master.runtime.servers(worker))
-                rows = await self._master.runtime.statistics(worker) if gone else []
-                busy = {(row["pxname"], row["svname"]): row["scur"] != "0" for row in rows}
-                for server in gone:
-                    key = (worker.pid, server.pool, server.name)
-                    left[key] = self._deadlines.get(key) or time.monotonic() + self._patience(server)
-                    if await self._delete(worker, server, busy=busy.get(key[1:], False), late=time.monotonic() > left[key]):
-                        del left[key]
-        except TwinhullError as error:
-            _log.warning("%s", error)
+        for worker in await self._master.runtime.workers():
+            gone = servers.leaving(self._routing.pools, await self._master.runtime.servers(worker))
+            rows = await self._master.runtime.statistics(worker) if gone else []
+            busy = {(row["pxname"], row["svname"]): row["scur"] != "0" for row in rows}
+            for server in gone:
+                key = (worker.pid, server.pool, server.name)
+                left[key] = self._deadlines.get(key) or time.monotonic() + self._patience(server)
+                if await self._delete(worker, server, busy=busy.get(key[1:], False), late=time.monotonic() > left[key]):
+                    del left[key]
         self._deadlines = left
         return bool(left)
 
@@ -361,7 +362,7 @@ class HaproxyGateway(Gateway):
                     try:
                         await self.renew(host)
                         waits.pop(host, None)
-                    except TwinhullError as error:
+                    except (TwinhullError, OSError) as error:
                         _log.warning("%s; trying again in %.0f s", error, pause)
                         waits[host] = (time.monotonic() + pause, min(2 * pause, _RETRY_MOST))
             pause = min([_RENEW_PAUSE, *(max(1.0, moment - time.monotonic()) for moment, _ in waits.values())])

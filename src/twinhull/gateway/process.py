@@ -1,6 +1,6 @@
 """The HAProxy master of one home: started detached, known by its socket, ended by its pid.
 
-The master keeps root's id with four capabilities (to make workers that have none) and never touches a client's bytes; workers run as
+The master keeps root's id with few capabilities (to make workers that have none) and never touches a client's bytes; workers run as
 `haproxy` in an empty root folder. Neither dies with the daemon. Its folder is `Home.run`/gateway, and all its paths are relative to it.
 """
 
@@ -25,7 +25,8 @@ from twinhull.gateway.listeners import Listeners
 from twinhull.sys import fs, proc
 
 CONFIGURATION = "haproxy.cfg"
-_CAPABILITIES = ("setuid", "setgid", "sys_chroot", "kill")
+_CAPABILITIES = ("setuid", "setgid", "sys_chroot", "kill", "dac_read_search")
+"""The last to get to a home that lies in a folder of somebody else's."""
 _PATIENCE = 20.0
 """Seconds for a start or reload; a busy machine parses 10,000 routes in one."""
 _GRACE = 5.0
@@ -53,6 +54,7 @@ class Master:
         self.record: Record | None = None
         self.log = folder / _LOG
         self._access_log = access_log
+        self._starting: asyncio.Future[None] | None = None
 
     @property
     def running(self) -> bool:
@@ -97,7 +99,8 @@ class Master:
 
     async def start(self, listeners: Listeners, addresses: tuple[str, ...]) -> None:
         """It serves on return. Its files must be there. Cancelled, it goes on in the background until what was started is written down."""
-        await asyncio.shield(asyncio.ensure_future(self._start(listeners, addresses)))
+        self._starting = asyncio.ensure_future(self._start(listeners, addresses))
+        await asyncio.shield(self._starting)
 
     async def _start(self, listeners: Listeners, addresses: tuple[str, ...]) -> None:
         # By this wrapper it is no child of ours: it outlives the daemon, and init reaps it.
@@ -145,11 +148,18 @@ class Master:
 
     async def stop(self) -> None:
         """TERM, grace, KILL; workers go with the master. Nothing happens if there is none."""
+        await self.settle()
         found = self.record or self._recorded()
         self.record = None
         (self.folder / _RECORD).unlink(missing_ok=True)
         if found is not None and proc.alive(found.pid, found.started):
             await _end(found)
+
+    async def settle(self) -> None:
+        """Wait for the end of a start whose caller was cancelled, whatever comes of it."""
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+            self._starting = None
 
     async def wait(self) -> None:
         """Return when the process has ended, or there is none."""
