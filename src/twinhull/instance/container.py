@@ -95,10 +95,11 @@ class ContainerInstance(Instance):
         running = self._required()
         waiting = processes.executable(running.pid)
         self._note(replace(running, started=True))
-        command = self._runtime().start(self.launch.id, self._folders.runtime_log)
-        result = await proc.run(self._starting(command), check=False)
-        if result.status != 0:
-            raise self._failure("start", conmon.runtime_error(self._folders) or result.stderr.decode("utf-8", "replace"))
+        if not self._runtime().open_gate(self.launch.id):
+            command = self._runtime().start(self.launch.id, self._folders.runtime_log)
+            result = await proc.run(self._starting(command), check=False)
+            if result.status != 0:
+                raise self._failure("start", conmon.runtime_error(self._folders) or result.stderr.decode("utf-8", "replace"))
         await self._wait_executed(running, waiting)
 
     async def adopt(self) -> bool:
