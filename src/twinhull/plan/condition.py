@@ -85,12 +85,13 @@ def _later(now: float, when: float, before: Condition, after: Condition) -> tupl
 
 
 def _ended(seen: Seen, wish: Wish) -> Condition:
-    if seen.held:
+    if seen.held and seen.finished_at > wish.asked_at:
         return Condition.HELD
-    if seen.stopped or seen.finished_at <= wish.asked_at:
+    if seen.stopped or seen.held or seen.finished_at <= wish.asked_at:
         return Condition.STOPPED
-    policy = wish.spec.template.restart
-    promised = bool(wish.spec.routes) or wish.spec.scale is not None
+    spec = revision(wish, seen.fingerprint)
+    policy = spec.template.restart
+    promised = bool(spec.routes) or spec.scale is not None
     if seen.lost or promised or policy.when in (RestartWhen.ALWAYS, RestartWhen.UNLESS_STOPPED):
         return Condition.BROKEN
     if seen.exit_code == 0:

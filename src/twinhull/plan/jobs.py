@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from twinhull.plan import healing
 from twinhull.plan.actions import Create, Hooks, Remove, RunHook, Start
-from twinhull.plan.condition import Condition, describe, label
+from twinhull.plan.condition import Condition, describe, label, revision
 from twinhull.plan.draft import Draft
 from twinhull.plan.leave import leave
 from twinhull.plan.memory import Memory
@@ -49,7 +49,7 @@ def _run(member: Member, scene: Scene, draft: Draft) -> None:
     match member.at:
         case Condition.NEW if not scene.blocked:
             draft.ask(Start(seen.id, seen.service, seen.slot, f"{label(seen)} is made and doesn't run yet"))
-        case Condition.STARTING if scene.wish.spec.post_start and seen.post_start is HookState.NONE:
+        case Condition.STARTING if revision(scene.wish, seen.fingerprint).post_start and seen.post_start is HookState.NONE:
             draft.ask(RunHook(seen.id, seen.service, seen.slot, "post_start of the file", Hooks.POST_START))
         case Condition.STOPPED | Condition.BROKEN if scene.memory.completed != scene.goal:
             draft.restless.add(seen.service)

@@ -108,7 +108,7 @@ class Wish:
     replicas: `scale` and the autoscaler may override the file. stopped: `stop SERVICE`; its instances stay, stopped.
     asked_at: the last `up` or `start`: what ended before is started again, and nothing that failed before counts.
     restart_at: the last `restart`: instances started before are restarted in place, `parallelism` at a time.
-    known: earlier revisions that instances may still be of, by fingerprint: for "never two writers".
+    known: earlier revisions by fingerprint, at least those that instances are still of or that the memory names.
     """
 
     spec: ServiceSpec

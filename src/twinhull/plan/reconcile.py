@@ -63,7 +63,8 @@ def _tend_all(desired: Desired, seen: Mapping[str, list[Seen]], memories: dict[s
         wish = desired.wishes.get(name)
         if wish is None:
             continue
-        view = _look(wish, seen.get(name, ()), memories.get(name, Memory()), draft)
+        before = memories.get(name, Memory())
+        view = _look(_narrow(wish, seen.get(name, ()), before), seen.get(name, ()), before, draft)
         view = _bar(view, scenes, desired, draft)
         scenes[name] = view
         if view.memory != Memory() or name in memories:
@@ -77,6 +78,14 @@ def _tend_all(desired: Desired, seen: Mapping[str, list[Seen]], memories: dict[s
             replicas.tend(view, dependencies.restart_at(wish, memories), draft)
         standings[name] = standing.of(view, draft)
     return standings
+
+
+def _narrow(wish: Wish, instances: Sequence[Seen], memory: Memory) -> Wish:
+    """Without revisions that no instance is of, or will be: what a service did long ago doesn't make it stateful now."""
+    marks = {each.fingerprint for each in instances} | {rollout.target(wish, memory)}
+    under_way = rollout.active(wish, memory)
+    marks |= {under_way.previous} if under_way is not None else set()
+    return replace(wish, known={mark: spec for mark, spec in wish.known.items() if mark in marks})
 
 
 def _look(wish: Wish, instances: Sequence[Seen], memory: Memory, draft: Draft) -> Scene:

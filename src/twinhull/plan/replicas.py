@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from twinhull.plan import healing, rollout, traffic
 from twinhull.plan.actions import Create, Hooks, Remove, RunHook, Start
-from twinhull.plan.condition import RUNS, SATISFIED, Condition, describe, in_place, label
+from twinhull.plan.condition import RUNS, SATISFIED, Condition, describe, in_place, label, revision
 from twinhull.plan.draft import Draft
 from twinhull.plan.leave import leave, restart
 from twinhull.plan.lifecycle import State, is_up
@@ -249,7 +249,7 @@ def _run(member: Member, scene: Scene, draft: Draft) -> None:
             draft.restless.add(seen.service)
             if not draft.wake(healing.until(scene.memory, seen.slot, scene.wish)):
                 draft.ask(Remove(seen.id, seen.service, seen.slot, f"{label(seen)}: {describe(seen)}"))
-        case Condition.STARTING if scene.wish.spec.post_start and seen.post_start is HookState.NONE:
+        case Condition.STARTING if revision(scene.wish, seen.fingerprint).post_start and seen.post_start is HookState.NONE:
             draft.ask(RunHook(seen.id, seen.service, seen.slot, "post_start of the file", Hooks.POST_START))
         case _:
             pass
