@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from twinhull.compare.bench import SHELL
 from twinhull.compare.measures.base import Measure, Recorder
@@ -14,6 +16,10 @@ from twinhull.spec.instance import Runtime
 _SHELL_COMMAND = (SHELL, "-c", "echo twinhull")
 _COLD_MEMORY = 97 * MIB
 """An odd size, so that no template of its shape is there; it grows by two MiB with each round."""
+
+
+_PARKED_WITHIN = 10.0
+"""Seconds in which a clone that was used is replaced."""
 
 
 class Start(Measure):
@@ -66,9 +72,31 @@ class Cold(Measure):
             memory = _COLD_MEMORY + (2 * turn.round + turn.bench.run.seed % 40 * 16) * MIB
             wanted = Wanted(turn.bench.run.tools, ("echo", "twinhull"), memory)
             turn.sample("cold.boot", turn.subject.first_output(wanted)[0], memory=memory)
+        with turn.attempt("cold.parked"):
+            turn.sample("cold.parked", _parked(turn))
         vm = turn.subject.name == Runtime.VM
-        turn.missing("cold.parked", "this version parks no clones" if vm else "only a VM can be parked")
         turn.missing("cold.snapshot", "this version keeps no snapshots of apps" if vm else "only a VM's memory can be kept")
+
+
+def _parked(turn: Recorder) -> float:
+    """Seconds of a start that the daemon's count says was one of a parked clone's."""
+    if turn.subject.name != Runtime.VM:
+        raise NotMeasuredError("only a VM can be parked")
+    begin = time.monotonic()
+    while not (before := _pool(turn)).get("waiting"):
+        if not before or time.monotonic() - begin > _PARKED_WITHIN:
+            raise NotMeasuredError("no parked clone waits: the daemon's configuration says how many may")
+        time.sleep(0.2)
+    with turn.subject.running(Wanted(turn.bench.run.image)) as place:
+        if _pool(turn).get("claimed") == before.get("claimed"):
+            raise NotMeasuredError("parked clones wait, but none was fit for this instance")
+        return place.seconds
+
+
+def _pool(turn: Recorder) -> Mapping[str, Any]:
+    """What the daemon tells of parked clones."""
+    found = turn.bench.client.info().get("vm_parked")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _ready(turn: Recorder, wanted: Wanted) -> None:

@@ -8,6 +8,11 @@ from twinhull.compare.measures.base import Measure, Recorder
 from twinhull.compare.model import Better, Metric
 from twinhull.compare.subjects.base import PATIENCE, NotMeasuredError, Place, Subject, Wanted, first_page
 from twinhull.compare.workload import Definition
+from twinhull.errors import TwinhullError
+
+
+_NOTICED_WITHIN = 5.0
+"""Seconds."""
 
 
 class Workload(Measure):
@@ -44,10 +49,27 @@ class Workload(Measure):
 def _ready(subject: Subject, place: Place, given: Definition, begin: float) -> float:
     if given.http:
         return first_page(place.address, given.port, given.path, begin)
-    while given.check and subject.exec(place, *given.check).code:
+    while given.check and not _passes(subject, place, given):
         if time.perf_counter() - begin > PATIENCE:
             raise NotMeasuredError(f"the ready check still fails after {PATIENCE:g} s")
-        if why := subject.ended(place):
-            raise NotMeasuredError(f"the application doesn't run: {why}")
         time.sleep(0.01)
     return time.perf_counter() - begin
+
+
+def _passes(subject: Subject, place: Place, given: Definition) -> bool:
+    """Raises NotMeasuredError if the application has ended, which an exec can meet in many ways."""
+    try:
+        code = subject.exec(place, *given.check).code
+    except TwinhullError as error:
+        raise NotMeasuredError(f"the application doesn't run: {_end(subject, place) or error.message}") from error
+    if code and (why := subject.ended(place)):
+        raise NotMeasuredError(f"the application doesn't run: {why}")
+    return not code
+
+
+def _end(subject: Subject, place: Place) -> str:
+    """Why it ended; its engine may learn it a moment after an exec did. "" if it runs on."""
+    begin = time.monotonic()
+    while not (why := subject.ended(place)) and time.monotonic() - begin < _NOTICED_WITHIN:
+        time.sleep(0.1)
+    return why
