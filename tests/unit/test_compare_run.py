@@ -79,6 +79,11 @@ def test_a_workload_file(tmp_path: Path) -> None:
         found.value("nothing")
 
 
+def test_the_example_of_a_workload_can_be_read() -> None:
+    found = workload.Definition.parse(workload.read(Path(__file__).parents[2] / "bench/workload.yaml"))
+    assert (found.port, found.load[0]) == (8000, "wrk")
+
+
 @pytest.mark.parametrize(
     ("raw", "said"),
     [

@@ -10,7 +10,6 @@ from twinhull.compare.subjects.base import PATIENCE, NotMeasuredError, Place, Su
 from twinhull.compare.workload import Definition
 from twinhull.errors import TwinhullError
 
-
 _NOTICED_WITHIN = 5.0
 """Seconds."""
 
