@@ -89,9 +89,9 @@ class Runtime:
                 found.append(Seen(words[1], words[3], words[4], int(words[18]), int(words[7]), leaving))
         return tuple(found)
 
-    async def statistics(self, worker: Worker) -> list[dict[str, str]]:
-        """Rows of `show stat` by column name."""
-        head, *rows = (await self.ask(worker, "show stat")).strip().splitlines() or [""]
+    async def statistics(self, worker: Worker, pool: str = "") -> list[dict[str, str]]:
+        """Rows of `show stat` by column name; of a pool's servers only, where one is named."""
+        head, *rows = (await self.ask(worker, f"show stat {pool} 4 -1" if pool else "show stat")).strip().splitlines() or [""]
         columns = head.removeprefix("# ").split(",")
         return [dict(zip(columns, row.split(","), strict=False)) for row in rows if row]
 

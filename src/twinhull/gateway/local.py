@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter
 
-from twinhull.errors import ConflictError, PermanentError, TwinhullError, UserError
+from twinhull.errors import ConflictError, PermanentError, TemporaryError, TwinhullError, UserError
 from twinhull.gateway import accesslog, configuration, routes, servers, stats
 from twinhull.gateway.acme import Issuer
 from twinhull.gateway.base import Backend, BackendStats, Gateway
@@ -104,16 +104,23 @@ class HaproxyGateway(Gateway):
         routing = routes.build(backends)
         async with self._lock:
             certificates = self._store.select(routing.certificates)
-            if self._master.running:
-                await self._change(routing, certificates)
-            elif routing.pools:
-                await self._start(routing)
+            await self._bring_about(routing, certificates)
             self._routing = routing
             self._former |= routing.pools
             self._write({_APPLIED: _backends.dump_json(backends)})
         self._changed.set()
         self._reaping.set()
         self._renewing.set()
+
+    async def _bring_about(self, routing: Routing, certificates: Mapping[str, Certificate]) -> None:
+        if self._master.running:
+            try:
+                await self._change(routing, certificates)
+            except TemporaryError:
+                if self._master.running:
+                    raise
+        if routing.pools and not self._master.running:  # not there yet, or killed just now
+            await self._start(routing)
 
     async def install(self, certificate: Certificate) -> None:
         """Serve with this certificate from now on, without a reload."""
@@ -260,7 +267,7 @@ class HaproxyGateway(Gateway):
 
     async def sessions(self, backend: str, server: str) -> int:
         """See `Gateway.sessions`."""
-        return stats.sessions(await self._statistics(), backend, server)
+        return stats.sessions(await self._statistics(backend), backend, server)
 
     async def stats(self) -> tuple[BackendStats, ...]:
         """See `Gateway.stats`."""
@@ -270,13 +277,16 @@ class HaproxyGateway(Gateway):
         """For Prometheus, of the current worker; b"" when there is no proxy. Raises TemporaryError."""
         return await self._master.runtime.metrics() if self._master.running else b""
 
-    async def _statistics(self) -> list[Rows]:
+    async def _statistics(self, backend: str = "") -> list[Rows]:
+        """Of all workers; at least those of a service, where one is named (asked often, so the current worker is asked for no more)."""
         if not self._master.running:
             return []
+        pools = [pool.name for pool in self._routing.pools.values() if pool.service == backend]
         found = []
         for worker in await self._master.runtime.workers():
             with contextlib.suppress(TwinhullError) if not worker.current else contextlib.nullcontext():
-                found.append(await self._master.runtime.statistics(worker))
+                for pool in pools if backend and worker.current else [""]:
+                    found.append(await self._master.runtime.statistics(worker, pool))
         return found
 
     # background

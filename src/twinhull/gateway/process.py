@@ -84,14 +84,10 @@ class Master:
         try:
             probe.bind(("127.0.0.1", 0))
             names = {f"GATEWAY_{kind}{number}": str(probe.fileno()) for kind in ("HTTP", "HTTPS") for number in (0, 1)}
-            result = await proc.run(
-                ["haproxy", "-c", "-q", "-f", CONFIGURATION],
-                cwd=trial,
-                env=names,
-                pass_fds=(probe.fileno(),),
-                check=False,
-                timeout=_PATIENCE,
-            )
+            argv = ["haproxy", "-c", "-q", "-f", CONFIGURATION]
+            result = await proc.run(argv, cwd=trial, env=names, pass_fds=(probe.fileno(),), check=False, timeout=_PATIENCE)
+        except proc.ProcessError as error:
+            raise PermanentError(f"the gateway needs HAProxy: {error.stderr}", "apt-get install haproxy") from error
         finally:
             probe.close()
         if result.status != 0:

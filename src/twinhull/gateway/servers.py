@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 
 from twinhull.gateway.base import Server
 from twinhull.gateway.configuration import endpoint, server_options
@@ -49,7 +50,7 @@ def _addition(pool: Pool, server: Server) -> list[str]:
 def _change(pool: Pool, server: Server, found: Seen) -> list[str]:
     where = f"{pool.name}/{server.name}"
     commands = []
-    if (found.address, found.port) != (server.address, pool.route.port):
+    if (ip_address(found.address), found.port) != (ip_address(server.address), pool.route.port):
         commands.append(f"set server {where} addr {server.address} port {pool.route.port}")
     if found.weight != server.weight:
         commands.append(f"set server {where} weight {server.weight}")
