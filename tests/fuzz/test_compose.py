@@ -155,6 +155,81 @@ def test_one_known_key(key: str, value: Any, tmp_path: Path) -> None:
     attempt(json.dumps({"services": {"web": {"image": "x", key: value}}}), tmp_path)
 
 
+def _allowed(node: dict[str, Any], depth: int = 0) -> st.SearchStrategy[Any]:
+    """What a part of the specification's schema allows, so that files get past it."""
+    if "$ref" in node:
+        root = schema.extension() if node["$ref"].rpartition("/")[2] in schema.extension()["$defs"] else schema.document()
+        return _allowed(root["$defs"][node["$ref"].rpartition("/")[2]], depth)
+    for word in ("oneOf", "anyOf"):
+        if word in node and "type" not in node:
+            return st.one_of([_allowed(part, depth) for part in node[word]])
+    if "enum" in node:
+        return st.sampled_from(node["enum"])
+    types = node.get("type", ["string", "object"])
+    return st.one_of([_of_type(kind, node, depth) for kind in ([types] if isinstance(types, str) else types)])
+
+
+def _of_type(kind: str, node: dict[str, Any], depth: int) -> st.SearchStrategy[Any]:
+    match kind:
+        case "object" if depth < 5:
+            properties = {key: st.deferred(lambda part=part: _allowed(part, depth + 1)) for key, part in node.get("properties", {}).items()}
+            needed = {key: properties.pop(key) for key in node.get("required", ()) if key in properties}
+            free = [part for pattern, part in node.get("patternProperties", {}).items() if pattern != "^x-"]
+            return (
+                st.dictionaries(NAMES, _allowed(free[0], depth + 1), max_size=2)
+                if free
+                else st.fixed_dictionaries(needed, optional=properties)
+            )
+        case "array":
+            return st.lists(_allowed(node.get("items", {"type": "string"}), depth + 1), max_size=2, unique_by=repr)
+        case "integer" | "number":
+            return st.integers(node.get("minimum", -2), node.get("maximum", 70000))
+        case "boolean":
+            return st.booleans()
+        case "null":
+            return st.none()
+        case _:
+            return st.one_of(WORDS, st.text(max_size=4)) if kind == "string" else st.just({})
+
+
+NAMES = st.sampled_from(["web", "b", "a", "default"])
+WORDS = st.sampled_from(
+    "80:80 8000-8010:80 53/udp ./a:/b v:/v:ro /x:size=1m a web b 1s 64m 1.5 true $A a=b h:1.2.3.4 host CMD NONE 10.0.0.0/8 0440".split()
+)
+DEFINITIONS = schema.document()["$defs"]
+possible = st.fixed_dictionaries(
+    {"image": st.just("x")},
+    optional={
+        key: st.deferred(lambda node=node: _allowed(node))
+        for name in ("container_spec", "workload_spec", "service")
+        for key, node in DEFINITIONS[name]["properties"].items()
+        if key not in ("env_file", "label_file", "image")  # whatever file they'd happen to name
+    },
+)
+sections = {
+    key: st.dictionaries(NAMES, _allowed(DEFINITIONS[key[:-1]]), max_size=2) for key in ("networks", "volumes", "configs", "secrets")
+}
+
+
+@common
+@given(document=st.fixed_dictionaries({"services": st.dictionaries(NAMES, possible, max_size=2)}, optional=sections))
+def test_files_that_the_specification_allows(document: dict[str, Any], tmp_path: Path) -> None:
+    attempt(json.dumps(document), tmp_path)
+
+
+@pytest.mark.parametrize("key", [key for key in service_keys if key not in ("env_file", "label_file")] + [schema.EXTENSION])
+@settings(common, max_examples=12)
+@given(data=st.data())
+def test_one_key_as_the_specification_allows_it(key: str, data: st.DataObject, tmp_path: Path) -> None:
+    node = next(
+        DEFINITIONS[name]["properties"][key]
+        for name in ("service", "container_spec", "workload_spec")
+        if key in DEFINITIONS[name]["properties"]
+    )
+    value = data.draw(_allowed(schema.extension() if key == schema.EXTENSION else node))
+    attempt(json.dumps({"services": {"web": {"image": "x", key: value}}, "networks": {"a": None}, "volumes": {"v": None}}), tmp_path)
+
+
 @common
 @given(text=st.text(st.sampled_from("ab:-[]{}&*!|>'\"%#@`,\n\t $?~<=0."), max_size=40))
 def test_any_text(text: str, tmp_path: Path) -> None:

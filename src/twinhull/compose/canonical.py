@@ -184,3 +184,6 @@ def _resource(resource: Map, paths: Paths) -> None:
         resource["external"] = True
     if isinstance(resource.get("file"), str):
         resource["file"] = paths(resource["file"])
+    options = resource.sub("driver_opts")
+    if "bind" in str(options.get("o", "")).split(",") and options.get("device"):
+        options["device"] = paths(str(options["device"]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from twinhull.compose.shortforms import scalar
-from twinhull.compose.tree import ComposeError, Map, did_you_mean
+from twinhull.compose.tree import ComposeError, Map, Mark, did_you_mean
 from twinhull.spec import units
 
 E = TypeVar("E", bound=StrEnum)
@@ -15,6 +16,7 @@ _LONGEST = 100 * 366 * 86400
 """Seconds. Timers overflow somewhere beyond."""
 N = TypeVar("N", int, float)
 
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,199}", re.ASCII)
 _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
@@ -99,6 +101,13 @@ def choice(holder: Map, key: str, kind: type[E], default: E) -> E:
     return kind(value)
 
 
+def name(word: str, what: str, mark: Mark) -> str:
+    """A name that the engine takes for an instance, a network or a volume."""
+    if not _NAME.fullmatch(word):
+        raise ComposeError(mark, f"{what} {word!r}: use letters, digits, '.', '_' and '-', a letter or digit first, at most 200")
+    return word
+
+
 def words(holder: Map, key: str) -> tuple[str, ...]:
     """A list of strings."""
     return tuple(scalar(item) for item in holder.get(key) or ())
@@ -106,14 +115,14 @@ def words(holder: Map, key: str) -> tuple[str, ...]:
 
 def given(holder: Map, key: str) -> dict[str, str]:
     """A mapping of strings, without the entries that have no value."""
-    return {name: scalar(value) for name, value in (holder.get(key) or {}).items() if value is not None}
+    return {entry: scalar(value) for entry, value in (holder.get(key) or {}).items() if value is not None}
 
 
-def known(holder: Map, key: str, name: str, names: Iterable[str], what: str) -> None:
+def known(holder: Map, key: str, wanted: str, names: Iterable[str], what: str) -> None:
     """Refuses a reference to what the file doesn't define."""
     names = list(names)
-    if name not in names:
-        raise ComposeError(holder.at(key), f"{what} {name!r} isn't defined in the file{did_you_mean(name, names)}")
+    if wanted not in names:
+        raise ComposeError(holder.at(key), f"{what} {wanted!r} isn't defined in the file{did_you_mean(wanted, names)}")
 
 
 def _read(holder: Map, key: str, reader: Callable[[str], N], default: N) -> N:

@@ -66,7 +66,7 @@ def resolve(
     interpolate: bool = True,
 ) -> Loaded:
     """The same up to the resolved tree, for `config`. interpolate False: the files as they are, merged only."""
-    here = os.path.abspath(folder) if folder else os.getcwd()
+    here = _start(files, folder)
     first = discovery.variables(environment, env_files, here)
     names = discovery.discover(files, first, folder)
     root = here if folder or names[0] == discovery.STDIN else os.path.dirname(os.path.abspath(names[0]))
@@ -82,6 +82,13 @@ def resolve(
         lowernetwork.settle(tree)
         environments.complete(tree.sub("services"), reading.variables)
     return Loaded(name, root, tree, tuple(reading.seen), reading.variables, tuple(reading.notes), tuple(known))
+
+
+def _start(files: Sequence[Path], folder: Path | None) -> str:
+    """Where the first `.env` is: the project's folder, as far as it can be known before the files are found."""
+    if not folder and files and str(files[0]) != discovery.STDIN:
+        return os.path.dirname(os.path.abspath(files[0]))
+    return os.path.abspath(folder or os.getcwd())
 
 
 def _choose(tree: Map, active: Sequence[str], wanted: Sequence[str]) -> None:

@@ -21,6 +21,8 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
     sources = lowermounts.Sources(volumes, volume_names, model.sub("configs"), model.sub("secrets"), dict(variables), [])
     secret_values: dict[str, str] = {}
     around = lowerservice.Around(name, services, network_names, sources, _link_aliases(services), _awaited(services), secret_values)
+    for key in order:
+        fields.name(key, "service", services.at(key))
     lowered = {key: lowerservice.lower(key, services[key], around) for key in order}
     _ports_once(services, lowered)
     return AppSpec(
@@ -37,7 +39,8 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
 
 def _engine_name(app: str, key: str, config: Map) -> str:
     own = fields.text(config, "name")
-    return own or (key if fields.flag(config, "external") else f"{app}_{key}")
+    name = own or (key if fields.flag(config, "external") else f"{app}_{key}")
+    return fields.name(name, "name", config.at("name"))
 
 
 def sorted_services(services: Map) -> list[str]:

@@ -87,8 +87,7 @@ def _mount(entry: Map, mark: Mark, sources: Sources) -> MountSpec:
 def bound_folder(volume: Map) -> str:
     """The folder that a volume of the local driver is only another name for (`o: bind`), or ""."""
     options = volume.sub("driver_opts")
-    bind = "bind" in fields.text(options, "o").split(",") or fields.text(options, "type") == "bind"
-    return fields.text(options, "device") if bind else ""
+    return fields.text(options, "device") if "bind" in fields.text(options, "o").split(",") else ""
 
 
 def _tmpfs(text: str, mark: Mark) -> MountSpec:

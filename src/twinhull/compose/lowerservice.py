@@ -56,7 +56,7 @@ def lower(name: str, service: Map, around: Around) -> ServiceSpec:
         post_start=_hooks(service, "post_start"),
         pre_stop=_hooks(service, "pre_stop"),
         watch=tuple(_watch(rule) for rule in service.sub("develop").seq("watch")),
-        container_name=fields.text(service, "container_name"),
+        container_name=_container_name(service),
         attach=fields.flag(service, "attach", default=True),
     )
     writes = any(mount.type is MountType.VOLUME and not mount.read_only for mount in template.mounts)
@@ -144,6 +144,11 @@ def _runtime(service: Map) -> Runtime:
         return Runtime.parse(word)
     except ValueError as error:
         raise ComposeError(service.at("runtime"), f"{error}{did_you_mean(word, _RUNTIMES)}") from None
+
+
+def _container_name(service: Map) -> str:
+    own = fields.text(service, "container_name")
+    return fields.name(own, "container_name", service.at("container_name")) if own else ""
 
 
 def _words(service: Map, key: str) -> tuple[str, ...] | None:

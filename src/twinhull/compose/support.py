@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from twinhull.compose import fields
@@ -209,8 +210,8 @@ LIMITS = (
         "volumes.*.driver_opts.type",
         "volumes are folders on this machine",
         fatal=True,
-        only="other than none, bind or tmpfs",
-        test=_other_than("none", "bind", "tmpfs"),
+        only="other than none or tmpfs",
+        test=_other_than("none", "tmpfs"),
     ),
     Limit("configs.*.external", "there is no store of configs: use file, content or environment", fatal=True, test=_on),
     Limit("configs.*.template_driver", "contents are taken as they are", fatal=True),
@@ -219,14 +220,22 @@ LIMITS = (
 )
 
 
-def _tree() -> dict[str, Any]:
+@dataclass
+class _Node:
+    """A step of the table's keys: the rows that end here, and the steps below."""
+
+    limits: list[Limit] = field(default_factory=list)
+    below: dict[str, _Node] = field(default_factory=dict)
+
+
+def _tree() -> _Node:
     """The table by the steps of its keys, so that a file is walked once, and only where there is something to look at."""
-    root: dict[str, Any] = {}
+    root = _Node()
     for limit in LIMITS:
         node = root
         for step in limit.key.split("."):
-            node = node.setdefault(step, {})
-        node.setdefault("", []).append(limit)
+            node = node.below.setdefault(step, _Node())
+        node.limits.append(limit)
     return root
 
 
@@ -246,23 +255,23 @@ def _misspelt(services: Map) -> Iterator[Note]:
                 yield Note(str(service.at(key)), f"services.{name}.{key}", f"means nothing here: did you mean {EXTENSION!r}?")
 
 
-def _walk(value: Any, holder: Map, node: dict[str, Any], mark: Mark, path: str) -> Iterator[Note]:
-    for limit in node.get("", ()):
+def _walk(value: Any, holder: Map, node: _Node, mark: Mark, path: str) -> Iterator[Note]:
+    for limit in node.limits:
         try:
             wanted = limit.test(value, holder)
         except ValueError as error:
             raise ComposeError(mark, f"{path}: {error}") from None
         if wanted:
             yield Note(str(mark), path, limit.text, limit.fatal)
+    every = node.below.get("*")
     if isinstance(value, Map):
-        inner = node.get("*")
         for key, item in value.items():
-            below = inner if inner is not None else node.get(key)
+            below = every or node.below.get(key)
             if below is not None:
                 yield from _walk(item, value, below, value.at(key), f"{path}.{key}" if path else key)
-    elif isinstance(value, Seq) and "*" in node:
+    elif isinstance(value, Seq) and every:
         for index, (item, place) in enumerate(value.items()):
-            yield from _walk(item, holder, node["*"], place, f"{path}[{index}]")
+            yield from _walk(item, holder, every, place, f"{path}[{index}]")
 
 
 def table() -> str:

@@ -70,6 +70,11 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (top("include: ['oci://x/y']"), 4, "isn't on this machine"),
     (top("include: [https://x/y.yaml]"), 4, "isn't on this machine"),
     (top("include: [{path: []}]"), 4, "include needs a path"),
+    ("services:\n  -web: {image: x}\n", 2, "a letter or digit first"),
+    ("services:\n  ..: {image: x}\n", 2, "a letter or digit first"),
+    (service("container_name: 'ab c'"), 4, "container_name 'ab c'"),
+    (top("volumes: {v: {name: a/b}}"), 4, "name 'a/b'"),
+    (top("networks:", "  n:", "    name: -n"), 6, "name '-n'"),
     # variables
     (service("command: ${"), 4, "unclosed variable"),
     (service("command: ${A"), 4, "unclosed variable"),

@@ -70,6 +70,13 @@ def test_the_environment_wins_over_dotenv(app: App) -> None:
     assert images(app.folder, COMPOSE_DISABLE_ENV_FILE="1") == {"a": "xyzc"}
 
 
+def test_only_the_projects_dotenv_counts(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = app.write("services:\n  a: {image: 'x${A}'}\n")
+    (tmp_path / ".env").write_text("A=elsewhere\n")
+    monkeypatch.chdir(tmp_path)
+    assert load([file], environment={}).services["a"].template.image == "x"
+
+
 def test_env_files_instead_of_dotenv(app: App) -> None:
     file = app.write("services:\n  a: {image: '${A}y${B-}'}\n")
     app.write("A=dotenv\nB=dotenv\n", ".env")

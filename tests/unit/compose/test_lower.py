@@ -126,7 +126,7 @@ def test_mounts(app: App) -> None:
         "  - {type: volume, source: data, target: /s, volume: {subpath: a/b, nocopy: true}}",
         "  - {type: tmpfs, target: /t, tmpfs: {size: 1m, mode: 0700}}",
         "  - {type: volume, source: folder, target: /f}",
-        after="volumes:\n  data: {name: real}\n  folder: {driver_opts: {type: none, o: bind, device: /srv}}\n",
+        after="volumes:\n  data: {name: real}\n  folder: {driver_opts: {type: none, o: bind, device: ./srv}}\n",
     ).mounts
     assert found == (
         MountSpec(MountType.VOLUME, "/d", "real", True),
@@ -135,7 +135,7 @@ def test_mounts(app: App) -> None:
         MountSpec(MountType.VOLUME, "/anonymous"),
         MountSpec(MountType.VOLUME, "/s", "real", subpath="a/b", no_copy=True),
         MountSpec(MountType.TMPFS, "/t", tmpfs_size=MIB, tmpfs_mode=0o700),
-        MountSpec(MountType.BIND, "/f", "/srv"),
+        MountSpec(MountType.BIND, "/f", f"{app.folder}/srv"),
     )
 
 
