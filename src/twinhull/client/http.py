@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import contextlib
-import hashlib
 import json
 import os
 import socket
@@ -17,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 from twinhull.client.problems import UnreachableError
 from twinhull.client.target import MAX_SOCKET_PATH, Target
 from twinhull.errors import UserError
+
+try:
+    from _sha1 import sha1  # type: ignore[import-not-found]  # hashlib would load OpenSSL: a tenth of a hot verb's time
+except ImportError:
+    from hashlib import sha1
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +63,7 @@ class Connection:
         response = self._head()
         if response.status != 101:
             return response
-        accept = binascii.b2a_base64(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest(), newline=False)
+        accept = binascii.b2a_base64(sha1(key + _WEBSOCKET_GUID).digest(), newline=False)
         if response.headers.get("sec-websocket-accept", "").encode() != accept:
             raise UnreachableError(f"{self.target.name} doesn't speak WebSocket")
         return None
