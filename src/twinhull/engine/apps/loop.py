@@ -91,7 +91,6 @@ class Loop:
             await self.balance.apply(app, traffic, now)
             for action in traffic:
                 self._note(app, action)
-            app.woken.set()
         for other in plan.actions:
             if isinstance(other, Tell):
                 await self.hands.do(app, other)
@@ -99,6 +98,8 @@ class Loop:
                 app.busy.add(other.key)
                 self._note(app, other)
                 self.tasks.spawn(f"{type(other).__name__.lower()} {app.name} {other.key}", self._do(app, other))
+        if plan.actions:
+            app.woken.set()  # what was told or led elsewhere is done already, and something may follow from it
 
     async def _do(self, app: App, action: Action) -> None:
         try:
