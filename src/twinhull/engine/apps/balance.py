@@ -192,7 +192,7 @@ class Balance:
         """As wanted; of an orphan, as its instances were made."""
         if service in app.spec.services:
             return app.spec.services[service]
-        for member in app.members.values():
+        for member in tuple(app.members.values()):
             if member.service == service and (found := app.made_from(service, member.fingerprint)):
                 return found[0]
         return None
@@ -219,7 +219,7 @@ class Balance:
     async def sessions(self, app: App) -> dict[str, int]:
         """Open connections of the members that drain, by instance id."""
         found = {}
-        for member in app.members.values():
+        for member in tuple(app.members.values()):
             live = self.lives.get(member.instance_id)
             if member.state.draining_since and live is not None and live.endpoints:
                 through = await self.gateway.sessions(f"{app.name}/{member.service}", live.record.name)
@@ -233,7 +233,7 @@ class Balance:
             return {}
         stats = {backend.name: backend for backend in await self._stats()}
         found = {}
-        for member in app.members.values():
+        for member in tuple(app.members.values()):
             live = self.lives.get(member.instance_id)
             backend = stats.get(f"{app.name}/{member.service}")
             if live is None or backend is None:
