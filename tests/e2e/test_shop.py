@@ -71,7 +71,8 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(daemon: Daemon) -> Iterator[Shop]:
-    """Up; after it, down, and nothing is left of it."""
+    """Up; after it, down, and nothing is left of it, but everything of others."""
+    daemon.cli("network", "create", "others")
     daemon.cli("image", "load", "-i", str(images.archive()), timeout=300)
     bank = Bank(daemon.net)
     opened = Shop(daemon, bank)
@@ -82,6 +83,7 @@ def shop(daemon: Daemon) -> Iterator[Shop]:
         for kind, name in (("ps", "Names"), ("volume ls", "Name"), ("network ls", "Name")):
             left = daemon.cli(*kind.split(), *(["-a"] if kind == "ps" else []), "--format", f"{{{{.{name}}}}}").lines
             assert not [line for line in left if line.startswith("shop")]
+        daemon.cli("network", "rm", "others")
     finally:
         bank.close()
 

@@ -50,7 +50,8 @@ def digest() -> str:
     for context in sorted({Path(spec.context) for spec in builds().values()}):
         for file in sorted(path for path in context.rglob("*") if path.is_file()):
             content = file.read_bytes()
-            state.update(f"\n{file.relative_to(SHOP)} {file.stat().st_mode:o} {len(content)}\n".encode() + content)
+            runs = file.stat().st_mode & 0o100  # the rest of a mode is the checkout's umask
+            state.update(f"\n{file.relative_to(SHOP)} {runs} {len(content)}\n".encode() + content)
     return state.hexdigest()[:12]
 
 
