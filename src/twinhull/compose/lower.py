@@ -49,22 +49,23 @@ def sorted_services(services: Map) -> list[str]:
     done: set[str] = set()
     for start in services:
         stack: list[tuple[str, list[str]]] = [(start, _needs(start, services))] if start not in done else []
-        inside = [start]
+        inside = {start: None}
         while stack:
             name, needs = stack[-1]
             if not needs:
                 stack.pop()
-                inside.pop()
+                del inside[name]
                 if name not in done:
                     done.add(name)
                     order.append(name)
                 continue
             need = needs.pop(0)
             if need in inside:
-                circle = [*inside[inside.index(need) :], need]
+                way = list(inside)
+                circle = [*way[way.index(need) :], need]
                 raise ComposeError(services[name].at("depends_on"), f"dependencies go round in a circle: {' → '.join(circle)}")
             if need not in done:
-                inside.append(need)
+                inside[need] = None
                 stack.append((need, _needs(need, services)))
     return order
 

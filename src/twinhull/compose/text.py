@@ -28,11 +28,23 @@ _YAML = "tag:yaml.org,2002:"
 
 
 class _Composer(CParser, BaseResolver):
-    """libyaml's events to nodes, with our own resolver."""
+    """libyaml's events to nodes, with our own resolver. It recurses in C: the depth is bounded here, before the stack ends."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, file: str) -> None:
         CParser.__init__(self, text)
         BaseResolver.__init__(self)
+        self._file = file
+        self._depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, _current_index: Any) -> None:
+        """Called before each node is composed."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH and current_node is not None:
+            raise ComposeError(_mark(current_node, self._file), f"nested deeper than {MAX_DEPTH} levels")
+
+    def ascend_resolver(self) -> None:
+        """Called after each node."""
+        self._depth -= 1
 
 
 _PATTERNS = (
@@ -85,7 +97,7 @@ def kind(value: Any) -> str:
 
 def _nodes(text: str, file: str) -> list[yaml.Node]:
     try:
-        composer = _Composer(text)
+        composer = _Composer(text, file)
         nodes: list[yaml.Node] = []
         while composer.check_node():
             node = composer.get_node()

@@ -94,7 +94,9 @@ def test_a_tab_gets_a_hint() -> None:
     assert "tabs" in caught.value.hint
 
 
-@pytest.mark.parametrize("source", ["[" * 5000, "{a: " * 5000, "- " * 5000, "a:\n" + "".join(" " * n + "a:\n" for n in range(1, 2000))])
+@pytest.mark.parametrize(
+    "source", ["[" * 500_000, "{a: " * 500_000, "- " * 500_000, "a:\n" + "".join(" " * n + "a:\n" for n in range(1, 2000))]
+)
 def test_depth_is_bounded(source: str) -> None:
     with pytest.raises(ComposeError, match="f:"):
         text.parse(source, "f")
