@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from twinhull.plan import actions as act
@@ -111,8 +111,8 @@ class Machine:
         self.log += plan.actions
         balance = [action for action in plan.actions if isinstance(action, act.Serve | act.Drain)]
         with_law = self._law()
-        for action in balance:
-            self._balance(action)
+        for change in balance:
+            self._balance(change)
         with_law(balance)
         for action in plan.actions:
             if not isinstance(action, act.Serve | act.Drain):
@@ -132,7 +132,7 @@ class Machine:
             if each.service == service
         )
 
-    def _law(self) -> Callable[[list[act.Action]], None]:
+    def _law(self) -> Callable[[Sequence[act.Action]], None]:
         names = (
             []
             if self.desired.removed or not self.strict
@@ -140,7 +140,7 @@ class Machine:
         )
         before = {name: self.capacity(name) for name in names}
 
-        def check(done: list[act.Action]) -> None:
+        def check(done: Sequence[act.Action]) -> None:
             for name in names:
                 after = self.capacity(name)
                 if after < before[name]:

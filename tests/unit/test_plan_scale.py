@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from bench.elastic import QUICK, RPS, ZERO, scenarios, spaced
+from bench.elastic import QUICK, RPS, ZERO, Scenario, scenarios, spaced
 from tests.fakes import load
 from tests.fakes.load import Service
 
@@ -31,7 +31,7 @@ def rps(values: Sequence[Sample], current: int, **changes: float) -> Load:
 
 
 @pytest.mark.parametrize("scenario", scenarios(1), ids=lambda scenario: scenario.name)
-def test_each_shape_of_load_keeps_its_bounds(scenario) -> None:
+def test_each_shape_of_load_keeps_its_bounds(scenario: Scenario) -> None:
     trial = Service(scenario.spec, dt=scenario.dt, tick=scenario.tick).run(scenario.shape, scenario.seconds, scenario.lens)
     broken = [what for what, kept in scenario.keeps(trial).items() if not kept]
     assert not broken, (broken, trial.desired)

@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pydantic import TypeAdapter
+
 from twinhull.plan import schedule
 from twinhull.plan.demand import Reading, Sample, read
 from twinhull.spec.app import ScaleSpec, ScaleTarget
@@ -43,6 +45,19 @@ class ScaleMemory:
     wishes: tuple[tuple[float, int], ...] = ()
     desired: tuple[tuple[float, int], ...] = ()
     lowered_at: float = 0.0
+
+
+_adapter: TypeAdapter[dict[str, ScaleMemory]] = TypeAdapter(dict[str, ScaleMemory])
+
+
+def dump(memories: Mapping[str, ScaleMemory]) -> bytes:
+    """JSON of the memories of an app's services."""
+    return _adapter.dump_json(dict(memories))
+
+
+def restore(text: bytes | str) -> dict[str, ScaleMemory]:
+    """The opposite of `dump`."""
+    return _adapter.validate_json(text)
 
 
 @dataclass(frozen=True, slots=True)
