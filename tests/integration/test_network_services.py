@@ -25,6 +25,7 @@ from twinhull.spec.instance import PortMapping
 from twinhull.spec.service import ServiceRecord, ServiceSide
 from twinhull.sys import proc
 from twinhull.sys.libnftables import Nft
+from twinhull.sys.netlink import Netlink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -130,6 +131,28 @@ async def test_an_endpoint_that_is_gone_is_said_at_once(stage: lab.Stage) -> Non
     await stage.host.set_service(web(FIRST))
     for where in (client, None):
         assert lab.inside(where, lab.ask_tcp, VIP, 80, 1) == "unreachable"
+
+
+async def test_connections_to_an_instance_that_is_gone_end(stage: lab.Stage) -> None:
+    """A VM that is killed closes nothing. This machine's programs are told at once, instances as soon as they send something."""
+    near, far = await stage.instance(lab.port(FRONT, 2, 0)), lab.port(FRONT, 3, 1)
+    server = await stage.instance(far)
+    listener = lab.inside(server, socket.create_server, ("", 80))
+    await stage.host.set_service(web(FIRST))
+    with listener, socket.create_connection((FIRST, 80)) as ours, lab.inside(near, socket.create_connection, (VIP, 80)) as theirs:
+        accepted = [listener.accept()[0] for _ in range(2)]
+        with Netlink() as link:
+            link.request(links.delete_link(socket.if_nametoindex(stage.host.bridge(FRONT).replace("b0", "v1"))))
+        await stage.host.detach((far,))
+        for each in (ours, theirs):
+            each.settimeout(lab.TIMEOUT)
+        with pytest.raises(ConnectionAbortedError):
+            ours.recv(1)
+        with pytest.raises(ConnectionResetError):
+            theirs.sendall(b"?")
+            theirs.recv(1)
+        for each in accepted:
+            each.close()
 
 
 async def test_other_networks_and_machines_do_not_get_there(stage: lab.Stage) -> None:
@@ -270,6 +293,16 @@ async def test_bad_records_are_refused_and_change_nothing(stage: lab.Stage) -> N
     assert stage.host._workers.table._count == before
 
 
+def attempt(address: str, number: int) -> str:
+    begun = ""
+    try:
+        with socket.create_connection((address, number), timeout=lab.TIMEOUT) as peer:
+            begun = "connected, then "
+            return peer.recv(100).decode()
+    except OSError as error:
+        return f"{address}: {begun}{error!r}"
+
+
 async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> None:
     """50 changes, among them whole new tables, each with at least 80 connections before the next."""
     client = await stage.instance(lab.port(FRONT, 2, 0))
@@ -284,7 +317,7 @@ async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> N
 
     def load(address: str, number: int) -> None:
         while not stop.is_set():
-            answers.append(lab.ask_tcp(address, number))
+            answers.append(attempt(address, number))
 
     threads = [
         threading.Thread(target=lab.inside, args=(where, load, address, number))
@@ -306,10 +339,10 @@ async def test_no_connection_fails_while_endpoints_change(stage: lab.Stage) -> N
         stop.set()
         for thread in threads:
             thread.join()
-    failed = [answer for answer in answers if not answer[:1].isdigit()]
+    failed = [answer for answer in answers if " " not in answer or ":" in answer]
     print(f"\n{len(answers)} connections, {len(failed)} failed, over 50 changes")
     assert len(answers) >= 4000
-    assert failed == []
+    assert failed == [], "what went wrong, in the system's words"
     kept.close()
 
 
@@ -381,6 +414,27 @@ async def test_a_flushed_ruleset_and_killed_resolvers_come_back(stage: lab.Stage
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_sync_that_changes_nothing_touches_no_element(stage: lab.Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kinds of sets and maps are read back as they were written; a set that is filled anew isn't whole for a moment."""
+    await stage.instance(lab.port(FRONT, 2, 0), lab.port(BACK, 2, 1, ifname="eth1", default=False))
+    names, two = (("net0", "a", CLIENT),), (lab.port(FRONT, 2, 0), lab.port(BACK, 2, 1, ifname="eth1", default=False))
+    own = Attached(
+        "a1", "a", two, names, CLIENT, (PortMapping(80, 8080), PortMapping(80, 8081, "127.0.0.1"), PortMapping(53, 8080, "", "udp"))
+    )
+    await stage.host.publish("a1", CLIENT, own.mappings)
+    record = web(FIRST, SECOND, ports=(PortMapping(80, 8082), PortMapping(53, 8083, "127.0.0.1", "udp")))
+    await stage.host.set_service(record)
+    done: list[str] = []
+    nft = stage.host._workers.table._nft
+    run = nft.run
+    monkeypatch.setattr(nft, "run", lambda text: done.append(text) or run(text))
+    await stage.host.sync((FRONT, BACK, CLOSED), (own,), (record,))
+    written = "".join(text for text in done if not text.startswith("list "))
+    assert "add rule" in written
+    assert "element" not in written
+    assert "delete" not in written
 
 
 async def test_a_new_daemon_takes_services_over(stage: lab.Stage, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ endpoints = st.dictionaries(st.ip_addresses(v=4).map(str), st.integers(1, 1000),
 small = st.dictionaries(st.ip_addresses(v=4).map(str), st.integers(1, 6), min_size=1, max_size=20).map(lambda found: list(found.items()))
 
 
+@settings(deadline=None)
 @given(endpoints)
 def test_a_round_is_bounded_and_nobody_is_left_out(found: list[tuple[str, int]]) -> None:
     turns = Counter(service.turns(found))
@@ -28,12 +29,14 @@ def test_a_round_is_bounded_and_nobody_is_left_out(found: list[tuple[str, int]])
     assert turns.total() <= service.TURNS + len(found)
 
 
+@settings(deadline=None)
 @given(small)
 def test_turns_are_exactly_as_the_weights_say(found: list[tuple[str, int]]) -> None:
     turns = Counter(service.turns(found))
     assert all(turns[first] * weight == turns[second] * other for first, other in found for second, weight in found)
 
 
+@settings(deadline=None)
 @given(small)
 def test_turns_are_spread_evenly(found: list[tuple[str, int]]) -> None:
     """In any stretch of a round an endpoint is at most one turn from its share on either side of it."""
@@ -46,6 +49,7 @@ def test_turns_are_spread_evenly(found: list[tuple[str, int]]) -> None:
             assert abs(place + 0.5 - ideal) <= others / 2 + 0.5
 
 
+@settings(deadline=None)
 @given(st.integers(22, 29), st.data())
 def test_a_virtual_address_is_free_and_the_highest(prefix: int, data: st.DataObject) -> None:
     subnet = ipaddress.IPv4Network(("10.9.0.0", prefix))
@@ -68,7 +72,7 @@ contributions = st.dictionaries(places, st.lists(st.sampled_from(["web", "db", "
 networks = [NetworkRecord(f"n{number}", "", number, "10.0.0.0/24", "10.0.0.1") for number in (0, 1)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(owners, contributions), max_size=8), st.dictionaries(owners, contributions, max_size=4))
 def test_files_are_the_union_of_what_owners_say_instances_first(
     changes: Sequence[tuple[Owner, Entries]], at_last: Mapping[Owner, Entries]

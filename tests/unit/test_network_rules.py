@@ -16,6 +16,7 @@ RECORD = NetworkRecord("n1", "front", 1, "10.88.1.0/24", "10.88.1.1")
 FORWARD = """\
 add rule inet t forward iifname "thx*" ct original ip daddr 169.254.0.0/16 reject with icmpx type admin-prohibited
 add rule inet t forward iifname "thx*" ct state invalid drop
+add rule inet t forward iifname "thx*" oifname "thxb*" ct state established meta l4proto tcp reject with tcp reset
 add rule inet t forward iifname "thx*" ct state established,related accept
 add rule inet t forward oifname "thx*" ct state established,related accept
 add rule inet t forward iifname "thx*" oifname "thxb*" ip saddr . ip daddr @same reject with icmpx type host-unreachable

@@ -6,7 +6,7 @@ import pytest
 
 from twinhull.network import rules, service
 from twinhull.network.conntrack import Stale
-from twinhull.network.listing import Present, present
+from twinhull.network.listing import present
 from twinhull.network.rules import Chain, Element
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.service import ServiceRecord, ServiceSide
@@ -89,26 +89,37 @@ def test_a_chain_is_rewritten_in_place_and_removed_after_what_leads_to_it() -> N
     assert rules.change("t", [], [one, way]).splitlines()[-1] == "add element inet t served { tcp . 80 : goto c }"
 
 
-def test_the_whole_keeps_what_is_right_in_interval_sets_and_removes_chains_that_nobody_wants() -> None:
+def test_the_whole_changes_only_what_differs() -> None:
     stays, goes, comes = (Element("same", f"10.0.{number}.0/24 . 10.0.{number}.0/24") for number in range(3))
-    lines = rules.whole("t", "thx", [stays, comes], {"guard", "vip-1.2.3.4"}, [stays, goes]).splitlines()
-    assert not [line for line in lines if line.startswith("flush set") and line.split()[-1] in rules.INTERVALS]
+    way = Element("services", "1.2.3.4", "goto vip-1.2.3.4")
+    lines = rules.whole("t", "thx", [stays, comes], {"guard", "vip-1.2.3.4"}, [stays, goes, way]).splitlines()
+    assert not [line for line in lines if line.startswith(("flush set", "flush map"))]
     assert [line for line in lines if " same { 10" in line] == [
         f"delete element inet t same {{ {goes.key} }}",
         f"add element inet t same {{ {comes.key} }}",
     ]
-    assert lines.index("flush map inet t services") < lines.index("delete chain inet t vip-1.2.3.4")
+    assert lines.index("delete element inet t services { 1.2.3.4 }") < lines.index("delete chain inet t vip-1.2.3.4")
     assert "delete chain inet t guard" not in lines
 
 
 def test_what_is_present_is_read_as_it_was_written() -> None:
-    chain = {"family": "inet", "table": "t", "name": "vip-1.2.3.4"}
-    concat = {"concat": [{"prefix": {"addr": "10.1.0.0", "len": 24}}, "10.1.0.1"]}
-    elements = [concat, {"prefix": {"addr": "10.1.0.0", "len": 16}}]
-    found = present(
-        [{"metainfo": {}}, {"chain": chain}, {"chain": chain | {"table": "u"}}], [{"set": {"name": "gateways", "elem": elements}}], "t"
-    )
-    assert found == Present(
-        frozenset({"vip-1.2.3.4"}), frozenset({Element("gateways", "10.1.0.0/24 . 10.1.0.1"), Element("gateways", "10.1.0.0/16")})
-    )
-    assert present([], [{"set": {"name": "same"}}], "t") == Present()
+    subnet = {"prefix": {"addr": "10.1.0.0", "len": 24}}
+    sets = {
+        "gateways": [{"concat": [subnet, "10.1.0.1"]}],
+        "egress": [subnet],
+        "endpoints": [{"concat": ["thxv0", "10.1.0.2"]}],
+        "targets": [{"concat": ["10.1.0.2", "tcp", 80]}],
+        "published": [[{"concat": ["tcp", 80]}, {"concat": ["10.1.0.2", 8080]}]],
+        "services": [["10.1.0.9", {"goto": {"target": "vip-10.1.0.9"}}]],
+    }
+    objects = [{"metainfo": {}}, {"chain": {"name": "guard"}}, {"set": {"name": "same"}}, {"rule": {"chain": "guard"}}]
+    found = present([*objects, *({"map": {"name": name, "elem": elements}} for name, elements in sets.items())])
+    assert found.chains == {"guard"}
+    assert found.elements == {
+        Element("gateways", "10.1.0.0/24 . 10.1.0.1"),
+        Element("egress", "10.1.0.0/24"),
+        Element("endpoints", '"thxv0" . 10.1.0.2'),
+        Element("targets", "10.1.0.2 . tcp . 80"),
+        Element("published", "tcp . 80", "10.1.0.2 . 8080"),
+        Element("services", "10.1.0.9", "goto vip-10.1.0.9"),
+    }

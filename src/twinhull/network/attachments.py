@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from twinhull.home import Home
 from twinhull.network import dns, rules
+from twinhull.network.conntrack import Flows
 from twinhull.network.ports import Port
 from twinhull.network.rules import Part
 from twinhull.network.workers import Workers
@@ -20,10 +21,11 @@ T = TypeVar("T")
 class Attachments:
     """All ports of one daemon."""
 
-    def __init__(self, home: Home, workers: Workers, resolvers: dns.Resolvers) -> None:
+    def __init__(self, home: Home, workers: Workers, resolvers: dns.Resolvers, flows: Flows) -> None:
         self._home = home
         self._workers = workers
         self._resolvers = resolvers
+        self._flows = flows
         self._views: dict[int, dns.View] = {}
         self._busy: dict[int, asyncio.Lock] = {}
 
@@ -68,6 +70,7 @@ class Attachments:
     async def _withdraw(self, ports: Sequence[Port]) -> None:
         gone = {view.name for port in ports if (view := self._views.pop(port.number, None))}
         await self._workers.quick(self._workers.table.replace, {f"port {port.number}": () for port in ports})
+        await self._flows.sever({port.interface.address for port in ports})
         await self._resolvers.retire(gone - {view.name for view in self._views.values()})
         await self._workers.slow(self._workers.slow_kernel.remove, ports)
 

@@ -1,4 +1,4 @@
-"""Tracked flows: how many connections an address has, and UDP flows that must be forgotten.
+"""Flows: how many connections an address has, UDP flows that must be forgotten, connections that nobody will answer any more.
 
 A flow keeps the translation that it began with: a connection stays with its instance while endpoints change, and ends by itself.
 A UDP flow has no end; it is forgotten once it leads to somebody who is no longer asked, so that a peer that keeps sending
@@ -14,12 +14,12 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from twinhull.sys import netlink
+from twinhull.sys import netlink, sockets
 from twinhull.sys.netlink import Netlink, NetlinkError, attribute, attributes, message, nest
 
 T = TypeVar("T")
@@ -54,19 +54,29 @@ class Flows:
         self._thread = ThreadPoolExecutor(1, "network-flows")
         self._pending: dict[str, tuple[Stale, ...]] = {}
         self._link: Netlink
+        self._sockets: Netlink
 
     async def open(self) -> None:
         """Open the socket, in the thread that uses it."""
-        self._link = await self._run(open_link)
+        self._link, self._sockets = await self._run(open_link), await self._run(sockets.open_link)
 
     async def close(self) -> None:
         """Finish what is under way."""
-        await self._run(self._link.close)
+        for link in (self._link, self._sockets):
+            await self._run(link.close)
         self._thread.shutdown()
 
     async def connections(self, address: str) -> int:
         """TCP connections to this address that aren't over; translated ones count where they arrive."""
         return await self._run(count_open, self._link, address)
+
+    async def sever(self, addresses: Collection[str]) -> None:
+        """End this machine's own connections to these addresses, whose instances are gone or going.
+
+        A container's end with its processes; a VM that is killed says nothing, and a program that has sent its request would wait for ever.
+        """
+        with contextlib.suppress(NetlinkError):  # a kernel without it: they end with their programs' patience
+            await self._run(sockets.sever, self._sockets, addresses)
 
     async def forget(self, stale: Stale) -> None:
         """Forget these flows now."""

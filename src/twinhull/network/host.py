@@ -93,9 +93,9 @@ class NetworkHost:
         self._home = home
         self._workers = Workers(home)
         self._resolvers = dns.Resolvers(home)
-        self._attachments = Attachments(home, self._workers, self._resolvers)
-        self._reserved = Reservations()
         self._flows = Flows()
+        self._attachments = Attachments(home, self._workers, self._resolvers, self._flows)
+        self._reserved = Reservations()
         self._records: dict[str, NetworkRecord] = {}
         self._services: dict[str, ServiceRecord] = {}
         self._opened = False
@@ -287,7 +287,10 @@ class NetworkHost:
         return await self._attachments.attach(ports, dns, _close_taps, self._workers.kernel.attach_taps, ports, ready)
 
     async def detach(self, ports: Sequence[Port]) -> None:
-        """Remove these ports wherever they are. Takes some 40 ms; a later `attach` of the same number waits for it."""
+        """Remove these ports wherever they are, and end this machine's connections to them.
+
+        Takes some 40 ms; a later `attach` of the same number waits for it.
+        """
         await self._attachments.detach(ports)
 
     async def _network_elements(self, record: NetworkRecord) -> frozenset[Element]:

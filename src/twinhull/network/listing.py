@@ -11,19 +11,18 @@ from twinhull.network.rules import Element
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What a table has now: all chains, and the elements of its interval sets."""
+    """What a table has now: the names of its chains, and the elements of its sets and maps."""
 
     chains: frozenset[str] = frozenset()
     elements: frozenset[Element] = frozenset()
 
 
-def present(chains: Iterable[Mapping[str, Any]], sets: Iterable[Mapping[str, Any]], table: str) -> Present:
-    """From `list chains`, and `list set` of each interval set."""
-    names = (entry["chain"] for entry in chains if "chain" in entry)
-    listed = (entry["set"] for entry in sets if "set" in entry)
+def present(objects: Iterable[Mapping[str, Any]]) -> Present:
+    """From `list table`. What isn't ours comes out as something that nft will refuse to delete."""
+    kinds = [(kind, value) for entry in objects for kind, value in entry.items()]
     return Present(
-        frozenset(chain["name"] for chain in names if (chain["family"], chain["table"]) == ("inet", table)),
-        frozenset(Element(found["name"], _key(element)) for found in listed for element in found.get("elem", ())),
+        frozenset(value["name"] for kind, value in kinds if kind == "chain"),
+        frozenset(_element(value["name"], each) for kind, value in kinds if kind in ("set", "map") for each in value.get("elem", ())),
     )
 
 
@@ -37,12 +36,24 @@ def foreign_policies(objects: Iterable[Mapping[str, Any]], table: str) -> tuple[
     )
 
 
-def _key(value: Any) -> str:
-    """As we write it; anything that isn't ours comes out as something nft will refuse."""
+def _element(name: str, value: Any) -> Element:
+    match value:
+        case [key, target]:
+            return Element(name, _text(key), _text(target))
+        case {"concat": [str(interface), address]} if name == "endpoints":
+            return Element(name, f'"{interface}" . {_text(address)}')
+        case key:
+            return Element(name, _text(key))
+
+
+def _text(value: Any) -> str:
+    """As we write it."""
     match value:
         case {"concat": [*parts]}:
-            return " . ".join(map(_key, parts))
+            return " . ".join(map(_text, parts))
         case {"prefix": {"addr": str(address), "len": int(length)}}:
             return f"{address}/{length}"
+        case {"goto": {"target": str(chain)}}:
+            return f"goto {chain}"
         case _:
             return str(value)

@@ -37,7 +37,6 @@ _SETS = {
     "targets": "type ipv4_addr . inet_proto . inet_service",
     "hairpin": "type ipv4_addr . ipv4_addr",
 }
-INTERVALS = tuple(name for name, kind in _SETS.items() if "interval" in kind)
 _MAPS = {
     "resolvers": "type ipv4_addr : ipv4_addr . inet_service",
     "network_resolvers": "type ipv4_addr : ipv4_addr . inet_service",
@@ -114,6 +113,7 @@ def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
         "forward": (
             f"iifname {ours} {_METADATA}",
             f"iifname {ours} ct state invalid drop",  # would pass NAT and leave with its inner address
+            f"iifname {ours} oifname {bridges} ct state established meta l4proto tcp reject with tcp reset",  # its peer is gone
             f"iifname {ours} ct state established,related accept",
             f"oifname {ours} ct state established,related accept",
             f"iifname {ours} oifname {bridges} ip saddr . ip daddr @same reject with icmpx type host-unreachable",  # nobody is there
@@ -155,17 +155,17 @@ def base(table: str, prefix: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def whole(table: str, prefix: str, parts: Collection[Part], chains: Collection[str] = (), intervals: Collection[Element] = ()) -> str:
-    """The table with exactly these parts. `chains`: names of those it has now; `intervals`: what is in its interval sets now.
+def whole(table: str, prefix: str, parts: Collection[Part], chains: Collection[str] = (), elements: Collection[Element] = ()) -> str:
+    """The table with exactly these parts. `chains`, `elements`: what it has now.
 
-    An interval set that is emptied and filled again lacks, for a moment, what it should always have had: it gets the difference only.
+    Sets get the difference only. One that is emptied and filled again in the same transaction isn't whole for some microseconds
+    (a reader of the old generation may meet neither the old element nor the new one): a connection in 10,000 was refused.
     """
     name = f"inet {table}"
-    emptied = [f"set {name} {key}" for key in _SETS if key not in INTERVALS] + [f"map {name} {key}" for key in _MAPS]
-    lines = [f"flush {each}" for each in emptied]
-    lines += [f"{verb} chain {name} {chain}" for chain in sorted(set(chains) - set(_CHAINS)) for verb in ("flush", "delete")]
-    kept = set(intervals) & set(parts)
-    return base(table, prefix) + "\n".join(lines) + "\n" + change(table, set(intervals) - kept, set(parts) - kept)
+    lines = [f"delete element {name} {element.set} {{ {element.key} }}" for element in _elements(set(elements) - set(parts))]
+    kept = {part.name for part in parts if isinstance(part, Chain)} | set(_CHAINS)
+    lines += [f"{verb} chain {name} {chain}" for chain in sorted(set(chains) - kept) for verb in ("flush", "delete")]
+    return base(table, prefix) + "".join(f"{line}\n" for line in lines) + change(table, (), set(parts) - set(elements))
 
 
 def recreate(table: str, text: str) -> str:

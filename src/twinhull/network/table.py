@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from twinhull.network import listing, rules
-from twinhull.network.listing import Present
 from twinhull.network.rules import Part
 from twinhull.sys.libnftables import Nft, NftError
 
@@ -84,14 +83,10 @@ class Table:
 
     def _write_whole(self) -> None:
         try:
-            found = self._present()
+            found = listing.present(self._nft.query(f"list table inet {self._name}"))
             self._nft.run(rules.whole(self._name, self._prefix, self._count, found.chains, found.elements))
         except NftError:
             self._nft.run(rules.recreate(self._name, rules.whole(self._name, self._prefix, self._count)))
-
-    def _present(self) -> Present:
-        sets = [entry for name in rules.INTERVALS for entry in self._nft.query(f"list set inet {self._name} {name}")]
-        return listing.present(self._nft.query("list chains"), sets, self._name)
 
     def _take(self, changes: Mapping[str, Iterable[Part]]) -> None:
         for owner, wanted in changes.items():
