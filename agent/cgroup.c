@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "path.h"
 
-enum { SMALL = 65536 };
+enum { SMALL = 65536, FREEZE_TRIES = 1000 };
 
 static int set_number(int cgroup, const char *file, uint64_t value)
 {
@@ -72,6 +73,20 @@ static uint64_t read_number(int folder, const char *file, const char *key)
 
 	free(text);
 	return value;
+}
+
+int cgroup_freeze(int cgroup, bool frozen, struct fault *fault)
+{
+	if (cgroup < 0)
+		return 0;
+	if (write_text(cgroup, "cgroup.freeze", frozen ? "1" : "0") < 0)
+		return fault_internal(fault, "freeze the workload: %s", strerror(errno));
+	for (int tries = 0; read_number(cgroup, "cgroup.events", "frozen ") != frozen; tries++) {
+		if (tries == FREEZE_TRIES)
+			return fault_internal(fault, "freeze the workload: it doesn't stop");
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	}
+	return 0;
 }
 
 uint64_t cgroup_oom_kills(int cgroup)

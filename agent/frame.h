@@ -37,6 +37,7 @@ enum frame_type {
 	T_RESET,
 	T_RESUME,
 	T_PREPARE,
+	T_FREEZE,
 	T_WELCOME = 0x81,
 	T_OK,
 	T_ERROR,

@@ -359,6 +359,16 @@ static void on_prepare(struct guest *guest, const struct frame *frame)
 	reply_fault(guest, frame->stream, &fault);
 }
 
+static void on_freeze(struct guest *guest, const struct frame *frame)
+{
+	struct fault fault;
+
+	if (cgroup_freeze(guest->machine->cgroup, frame->data[0] == 1, &fault) < 0)
+		reply_fault(guest, frame->stream, &fault);
+	else
+		reply_ok(guest, frame->stream);
+}
+
 static bool any_child(void)
 {
 	while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -395,6 +405,7 @@ static const struct {
 	[T_CLOCK] = {on_clock, 8},	    [T_SHUTDOWN] = {on_shutdown, 1}, [T_TOP] = {on_top, 0},
 	[T_RESET] = {on_reset, 0},	    [T_RESUME] = {on_resume, -1},
 	[T_PREPARE] = {on_prepare, 0},
+	[T_FREEZE] = {on_freeze, 1},
 };
 
 static void handle(struct guest *guest, const struct frame *frame)

@@ -33,12 +33,13 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SnapshotView,
     VolumeSpec,
     VolumeView,
 )
 from twinhull.errors import ConflictError, NotFoundError, UnsupportedError, UserError
 from twinhull.instance.base import Process, Session, Stats
-from twinhull.spec.instance import InstanceSpec, Resources, RestartPolicy, RestartWhen
+from twinhull.spec.instance import InstanceSpec, Resources, RestartPolicy, RestartWhen, Runtime
 from twinhull.spec.process import signal_number
 
 EPOCH = 1_700_000_000.0
@@ -81,6 +82,7 @@ class FakeEngine(Engine):
         self._images = {image.id: image for image in map(self._new_image, ("busybox:latest", "debian:bookworm"))}
         self._networks = {"default": self._new_network(NetworkSpec("default"))}
         self._volumes: dict[str, VolumeView] = {}
+        self._snapshots: dict[str, SnapshotView] = {}
         self._events: list[Event] = []
         self._changed = asyncio.Event()
 
@@ -106,7 +108,7 @@ class FakeEngine(Engine):
         image = self._image(spec.image)
         if spec.name and any(record.view.name == spec.name for record in self._records.values()):
             raise ConflictError(f"the name {spec.name} is taken")
-        if spec.snapshot:
+        if spec.snapshot and spec.runtime is not Runtime.VM:
             raise UnsupportedError("snapshots aren't supported")
         argv = (*(spec.entrypoint or ()), *(spec.command or ())) or ("sleep",)
         identity = self._id("instance")
@@ -495,6 +497,24 @@ class FakeEngine(Engine):
         names = tuple(self._volumes)
         self._volumes.clear()
         return names
+
+    # snapshots
+
+    async def snapshot_create(self, ref: str) -> SnapshotView:
+        self._trip("snapshot_create")
+        view = await self.inspect(ref)
+        made = SnapshotView(self._id("snapshot"), "", view.image, view.image_id, view.argv, self._tick(), 1 << 20)
+        self._snapshots[made.key] = made
+        return made
+
+    async def snapshots(self) -> tuple[SnapshotView, ...]:
+        self._trip("snapshots")
+        return tuple(self._snapshots.values())
+
+    async def snapshot_remove(self, ref: str) -> None:
+        self._trip("snapshot_remove")
+        if self._snapshots.pop(ref, None) is None:
+            raise NotFoundError(f"no such snapshot: {ref}")
 
     # the whole
 

@@ -19,6 +19,7 @@ from twinhull.home import Home
 from twinhull.instance.vm import parking, process, template
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.parking import Parked, Pool, Want
+from twinhull.instance.vm.snapshots import Snapshots
 from twinhull.spec.instance import Resources
 from twinhull.sys.cgroup import Cgroup
 
@@ -138,7 +139,7 @@ async def test_a_start_that_is_broken_off_leaves_nothing_of_its_guest(home: Home
 
 
 async def test_the_pool_has_what_was_asked_for(home: Home) -> None:
-    pool = Pool(home, "auto", limit=2, budget=parking.COST[parking.qemu.Accelerator.TCG])
+    pool = Pool(home, "auto", limit=2, budget=parking.COST[parking.qemu.Accelerator.TCG], store=Snapshots(home))
     assert pool.claim(_WISH) is None
     keeping = asyncio.create_task(pool.keep(), name="keep")
     try:
@@ -159,7 +160,7 @@ async def test_the_pool_has_what_was_asked_for(home: Home) -> None:
 
 
 async def test_one_that_died_while_it_waited_is_not_given_out(home: Home) -> None:
-    pool = Pool(home, "auto", limit=1, budget=1 << 30)
+    pool = Pool(home, "auto", limit=1, budget=1 << 30, store=Snapshots(home))
     pool.expect(_WISH)
     await pool._add(_WISH)
     [run] = home.run.glob("park-*")

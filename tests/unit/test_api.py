@@ -318,6 +318,16 @@ def test_networks(server: Server) -> None:
     assert Answer(server, "POST", "/v1/networks/prune").json == []
 
 
+def test_snapshots(server: Server) -> None:
+    Answer(server, "POST", "/v1/snapshots", None, {"instance": "nope"}).problem(404, "not-found")
+    made = Answer(server, "POST", "/v1/instances", None, {"image": "busybox"}).json
+    snapshot = Answer(server, "POST", "/v1/snapshots", None, {"instance": made["id"]})
+    assert snapshot.status == 201
+    assert [view["key"] for view in Answer(server, "GET", "/v1/snapshots").json] == [snapshot.json["key"]]
+    assert Answer(server, "DELETE", f"/v1/snapshots/{snapshot.json['key']}").status == 204
+    Answer(server, "DELETE", f"/v1/snapshots/{snapshot.json['key']}").problem(404, "not-found")
+
+
 def test_volumes(server: Server) -> None:
     assert Answer(server, "POST", "/v1/volumes", None, {"name": "data"}).status == 201
     assert [view["name"] for view in Answer(server, "GET", "/v1/volumes").json] == ["data"]

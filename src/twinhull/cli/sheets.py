@@ -223,6 +223,22 @@ def volumes(now: float) -> Sheet:
     )
 
 
+def snapshots(now: float, *, full: bool) -> Sheet:
+    """`snapshot ls`."""
+    return Sheet(
+        (
+            Column("Key", "KEY", lambda item: item["key"] if full else item["key"][:12]),
+            Column("App", "APP", lambda item: item.get("app") or "-"),
+            Column("Image", "IMAGE", lambda item: item["image"]),
+            Column("Command", "COMMAND", lambda item: " ".join(item["argv"]), flexible=True),
+            Column("CreatedSince", "CREATED", lambda item: human.ago(item["created_at"], now)),
+            Column("CreatedAt", "CREATED AT", lambda item: human.stamp(item["created_at"]), shown=False),
+            Column("Size", "SIZE", lambda item: human.size(item["size"])),
+        ),
+        lambda item: str(item["key"]),
+    )
+
+
 def usage() -> Sheet:
     """`system df`."""
 

@@ -33,6 +33,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SnapshotView,
     VolumeSpec,
     VolumeView,
 )
@@ -333,6 +334,20 @@ class AsyncClient:
     async def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return await self._call(calls.volume_prune(all))
+
+    # snapshots of applications
+
+    async def snapshot_create(self, ref: str) -> SnapshotView:
+        """Keep a running instance as it is now, for others like it to go on from."""
+        return await self._call(calls.snapshot_create(ref))
+
+    async def snapshots(self) -> tuple[SnapshotView, ...]:
+        """All snapshots."""
+        return await self._call(calls.snapshots())
+
+    async def snapshot_remove(self, ref: str) -> None:
+        """Remove one, by the beginning of its key."""
+        await self._call(calls.snapshot_remove(ref))
 
     # applications
 

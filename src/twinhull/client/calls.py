@@ -30,6 +30,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SnapshotView,
     VolumeSpec,
     VolumeView,
 )
@@ -294,6 +295,18 @@ def volume(name: str) -> Call[VolumeView]:
 
 def volume_remove(name: str, force: bool) -> Call[None]:
     return Call("DELETE", f"/v1/volumes/{quote(name)}", None, {"force": force})
+
+
+def snapshot_create(ref: str) -> Call[SnapshotView]:
+    return Call("POST", "/v1/snapshots", SnapshotView, {}, {"instance": ref})
+
+
+def snapshots() -> Call[tuple[SnapshotView, ...]]:
+    return Call("GET", "/v1/snapshots", tuple[SnapshotView, ...])
+
+
+def snapshot_remove(key: str) -> Call[None]:
+    return Call("DELETE", f"/v1/snapshots/{quote(key)}", None)
 
 
 def volume_prune(everything: bool) -> Call[Names]:

@@ -32,6 +32,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SnapshotView,
     VolumeSpec,
     VolumeView,
 )
@@ -314,6 +315,20 @@ class Client:
     def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return self._call(calls.volume_prune(all))
+
+    # snapshots of applications
+
+    def snapshot_create(self, ref: str) -> SnapshotView:
+        """Keep a running instance as it is now, for others like it to go on from."""
+        return self._call(calls.snapshot_create(ref))
+
+    def snapshots(self) -> tuple[SnapshotView, ...]:
+        """All snapshots."""
+        return self._call(calls.snapshots())
+
+    def snapshot_remove(self, ref: str) -> None:
+        """Remove one, by the beginning of its key."""
+        self._call(calls.snapshot_remove(ref))
 
     # applications
 

@@ -40,6 +40,19 @@ class HealthView:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotView:
+    """A warm application from which its instances go on. `key`: what it depends on, hashed. `app`: its application, "": none."""
+
+    key: str
+    app: str
+    image: str
+    image_id: str
+    argv: tuple[str, ...]
+    created_at: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceView:
     """`inspect`. state: see plan/lifecycle.py. Times: seconds since the epoch, 0 = not yet."""
 
@@ -278,6 +291,15 @@ class Engine(abc.ABC):
     async def volume_remove(self, name: str, *, force: bool = False) -> None: ...
     @abc.abstractmethod
     async def volume_prune(self, *, all: bool = False) -> tuple[str, ...]: ...
+
+    # snapshots
+
+    @abc.abstractmethod
+    async def snapshot_create(self, ref: str) -> SnapshotView: ...
+    @abc.abstractmethod
+    async def snapshots(self) -> tuple[SnapshotView, ...]: ...
+    @abc.abstractmethod
+    async def snapshot_remove(self, ref: str) -> None: ...
 
     # the whole
     @abc.abstractmethod

@@ -238,7 +238,14 @@ class Instances:
         live.tasks = [self.tasks.spawn(f"wait {live.record.name}", self._wait(live, instance))]
         if live.health.status != "none":
             live.tasks.append(self.tasks.spawn(f"health {live.record.name}", health.watch(live, instance, self._health_changed)))
+        if live.record.spec.snapshot:
+            live.tasks.append(self.tasks.spawn(f"snapshot {live.record.name}", self._snapshot_when_warm(live)))
         live.announce()
+
+    async def _snapshot_when_warm(self, live: Live) -> None:
+        address = self.launcher.reached_at(live) if live.endpoints else ""
+        if await self.launcher.captures.when_warm(live, self.launcher.contents(live), address):
+            self.events.emit("instance", "snapshot", live.id, live.record.name)
 
     def resume_watch(self, live: Live, instance: Instance) -> None:
         """For an adopted survivor."""

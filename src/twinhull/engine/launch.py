@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from twinhull.engine import snapshots
 from twinhull.engine.live import Live
 from twinhull.engine.settings import Settings
+from twinhull.engine.snapshots import Captures
 from twinhull.errors import NotFoundError, UnsupportedError, UserError
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
@@ -25,6 +27,7 @@ from twinhull.instance.base import (
 from twinhull.instance.factory import make_instance, traits
 from twinhull.instance.runtimes import sandbox_trouble
 from twinhull.instance.vm.parking import FIRST_SLOT, Parked, Pool, want
+from twinhull.instance.vm.snapshots import Resume
 from twinhull.network.files import hosts, resolv_conf
 from twinhull.network.host import NetworkHost, interface
 from twinhull.network.netns import Netns
@@ -53,6 +56,8 @@ class Attachment:
     taps: tuple[int, ...] = field(default=())
     ready: Parked | None = None
     """A VM's guest that waits for it; the taps are its own."""
+    resume: Resume | None = None
+    """A snapshot of its application to go on from."""
 
     def close(self) -> None:
         """Let go of what no hull has taken over. Idempotent."""
@@ -77,6 +82,7 @@ class Launcher:
     network: NetworkHost
     networks: dict[str, NetworkRecord]
     pool: Pool
+    captures: Captures
 
     def refuse_unsupported(self, spec: InstanceSpec) -> None:
         """Raise UnsupportedError for what the runtime or the machine's owner doesn't allow; called before anything is made."""
@@ -90,12 +96,24 @@ class Launcher:
             raise UnsupportedError(
                 f"runtime {spec.runtime} can't share the host's network: it has a kernel of its own", "publish ports: -p"
             )
+        snapshots.refuse(spec)
         self._refuse_forbidden(spec)
+
+    def contents(self, live: Live) -> tuple[InjectedFile, ...]:
+        """The files that the specification names. Raises UserError for one that can't be read."""
+        return tuple(_file(file) for file in live.record.spec.files)
 
     def hull(self, live: Live, launch: Launch, attachment: Attachment | None = None) -> Instance:
         """The instance's hull for a launch; nothing is made yet. It takes over the attachment's taps and guest."""
         ready = attachment.ready if attachment else None
-        made = make_instance(live.record.spec.runtime, launch, self.home, self.settings.accelerator, ready)
+        made = make_instance(
+            live.record.spec.runtime,
+            launch,
+            self.home,
+            self.settings.accelerator,
+            ready=ready,
+            resume=attachment.resume if attachment else None,
+        )
         if attachment:
             attachment.taps, attachment.ready = (), None
         return made
@@ -139,7 +157,12 @@ class Launcher:
             self.bare(live),
             root=await self._root(live),
             mounts=tuple(self._mount(mount) for mount in spec.mounts),
-            files=(*self._network_files(live), _machine_id(live), *(_file(file) for file in spec.files)),
+            files=(
+                *self._network_files(live),
+                _machine_id(live),
+                *snapshots.files(live, resumed=attachment.resume is not None),
+                *self.contents(live),
+            ),
             interfaces=tuple(port.interface for port in attachment.ports),
             netns=attachment.netns.path if attachment.netns else None,
             host_network=spec.network_mode is NetworkMode.HOST,
@@ -162,15 +185,18 @@ class Launcher:
         ports, servers = self.network_ports(live), live.record.spec.dns
         kind = traits(live.record.spec.runtime).port
         if kind is PortKind.TAP:
-            return await self._attach_vm(live.record.spec, ports)
+            return await self._attach_vm(live, ports)
         if ports and kind is PortKind.NETNS:
             return Attachment(ports, netns=await self.network.attach_netns(ports, dns=servers))
         return Attachment(ports)
 
-    async def _attach_vm(self, spec: InstanceSpec, ports: tuple[Port, ...]) -> Attachment:
+    async def _attach_vm(self, live: Live, ports: tuple[Port, ...]) -> Attachment:
         """A guest that waits for it, if there is one; its taps get the ports' names. Volumes are in QEMU's jail from its start on."""
+        spec = live.record.spec
         shared = any(mount.type is not MountType.TMPFS for mount in spec.mounts)
-        attachment = Attachment(ports, ready=None if shared else self.pool.claim(want(spec.resources, len(ports))))
+        resume = await self.captures.resume(live, self.contents(live), fresh=not (self.paths(live.id).state / "scratch.img").exists())
+        wish = want(spec.resources, len(ports), resume.snapshot.key if resume else "")
+        attachment = Attachment(ports, ready=None if shared else self.pool.claim(wish), resume=resume)
         if ports:
             try:
                 ready = attachment.ready.taps if attachment.ready else ()

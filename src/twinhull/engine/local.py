@@ -33,6 +33,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SnapshotView,
     VolumeSpec,
     VolumeView,
 )
@@ -44,6 +45,7 @@ from twinhull.engine.live import Live, view
 from twinhull.engine.names import check as check_name
 from twinhull.engine.recover import Recovery
 from twinhull.engine.settings import Settings
+from twinhull.engine.snapshots import Captures
 from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
 from twinhull.gateway.local import HaproxyGateway
@@ -51,8 +53,9 @@ from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process, Session, Stats
-from twinhull.instance.vm import accelerator, parking, template
+from twinhull.instance.vm import accelerator, parking, snapshots, template
 from twinhull.instance.vm.parking import Pool
+from twinhull.instance.vm.snapshots import About, Snapshots
 from twinhull.network import addresses
 from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
@@ -84,8 +87,11 @@ class LocalEngine(Engine):
         self._volumes = VolumeStore(home)
         self._network = NetworkHost(home)
         self._networks: dict[str, NetworkRecord] = {}
-        self._pool = Pool(home, settings.accelerator, settings.parked, settings.parked_memory)
-        launcher = Launcher(home, settings, self._images, self._volumes, self._network, self._networks, self._pool)
+        self._snapshots = Snapshots(home)
+        self._pool = Pool(home, settings.accelerator, settings.parked, settings.parked_memory, self._snapshots)
+        launcher = Launcher(
+            home, settings, self._images, self._volumes, self._network, self._networks, self._pool, Captures(self._snapshots)
+        )
         self._instances = Instances(launcher, self._database, self._events, self._tasks)
         self._files = Files(self._instances)
         self._gateway = HaproxyGateway(home, settings.gateway)
@@ -111,6 +117,8 @@ class LocalEngine(Engine):
         await self._volumes.sweep()
         await template.recover(self.home)
         await parking.recover(self.home)
+        await snapshots.recover(self.home)
+        await asyncio.to_thread(self._snapshots.collect)
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
@@ -128,6 +136,7 @@ class LocalEngine(Engine):
         self._events.close()
         await self._tasks.close()
         await self._pool.close()
+        self._snapshots.close()
         await self._gateway.close(remove=all)
         await self._network.close(remove=all)
         Cgroup(self.home.cgroup).remove_if_empty()
@@ -144,6 +153,7 @@ class LocalEngine(Engine):
             "accelerator": accelerator.cached(self.home) or "unknown",
             "vm_templates": template.statistics(),
             "vm_parked": self._pool.statistics(),
+            "vm_snapshots": self._snapshots.statistics(),
             "instances": {str(state): sum(live.record.state is state for live in lives) for state in State},
             "images": len(await self.images()),
             "networks": len(self._networks),
@@ -191,6 +201,7 @@ class LocalEngine(Engine):
             "instances": tuple(live.id for live in ended),
             "networks": await self.network_prune(),
             "volumes": await self.volume_prune(all=all) if volumes else (),
+            "snapshots": self._snapshot_prune(),
             "images": await self.image_prune(all=all),
         }
 
@@ -501,6 +512,29 @@ class LocalEngine(Engine):
             self._events.emit("volume", "destroy", name, name)
         return gone
 
+    # snapshots
+
+    async def snapshot_create(self, ref: str) -> SnapshotView:
+        live = self._instances.find(ref)
+        launcher = self._instances.launcher
+        made = await launcher.captures.capture(live, launcher.contents(live))
+        self._events.emit("instance", "snapshot", live.id, live.record.name)
+        return _snapshot_view(made)
+
+    async def snapshots(self) -> tuple[SnapshotView, ...]:
+        return tuple(map(_snapshot_view, await asyncio.to_thread(self._snapshots.list)))
+
+    async def snapshot_remove(self, ref: str) -> None:
+        self._snapshots.remove(self._snapshots.find(ref).key)
+
+    def _snapshot_prune(self) -> tuple[str, ...]:
+        """Those of images that no instance has any more."""
+        used = self._used_images()
+        gone = tuple(about.key for about in self._snapshots.list() if about.image_id not in used)
+        for key in gone:
+            self._snapshots.remove(key)
+        return gone
+
     # inside
 
     def _view(self, live: Live) -> InstanceView:
@@ -605,6 +639,10 @@ def _restart_policy(word: str) -> RestartPolicy:
         return RestartPolicy(RestartWhen(when), int(count or 0))
     except ValueError:
         raise UserError(f"invalid restart policy {word!r}", "use no, always, unless-stopped or on-failure[:N]") from None
+
+
+def _snapshot_view(about: About) -> SnapshotView:
+    return SnapshotView(about.key, about.app, about.image, about.image_id, about.argv, about.created, about.size)
 
 
 def _size(folder: Path) -> int:

@@ -18,7 +18,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+from twinhull.errors import UnsupportedError
 from twinhull.spec.instance import Resources, Security, Ulimit
 
 STDOUT, STDERR = 1, 2
@@ -302,6 +304,10 @@ class Instance(abc.ABC):
 
         `diff` and `layer` read the writable layer itself.
         """
+
+    async def capture(self, store: Any, about: Any) -> None:
+        """Make a snapshot of its application, warm as it is (instance/vm/snapshots.py). Raises UnsupportedError where the hull can't."""
+        raise UnsupportedError(f"a snapshot can't be made here: {self.traits.reasons.get('snapshot', 'the hull has no such thing')}")
 
     @abc.abstractmethod
     async def delete(self, *, purge: bool = False) -> None:

@@ -10,10 +10,16 @@ from twinhull.spec.instance import Runtime
 
 if TYPE_CHECKING:
     from twinhull.instance.vm.parking import Parked
+    from twinhull.instance.vm.snapshots import Resume
 
 
-def make_instance(runtime: Runtime, launch: Launch, home: Home, accelerator: str = "auto", ready: Parked | None = None) -> Instance:
-    """The hull for a launch; nothing is made yet. For VMs: `accelerator` is kvm, tcg or auto, `ready` a guest that waits for it."""
+def make_instance(
+    runtime: Runtime, launch: Launch, home: Home, accelerator: str = "auto", *, ready: Parked | None = None, resume: Resume | None = None
+) -> Instance:
+    """The hull for a launch; nothing is made yet.
+
+    For VMs: `accelerator` is kvm, tcg or auto; `ready` is a guest that waits for it, `resume` a snapshot to go on from.
+    """
     match runtime:
         case Runtime.CONTAINER:
             from twinhull.instance.container import ContainerInstance
@@ -26,7 +32,7 @@ def make_instance(runtime: Runtime, launch: Launch, home: Home, accelerator: str
         case Runtime.VM:
             from twinhull.instance.vm.machine import VmInstance
 
-            return VmInstance(launch, home, accelerator, ready=ready)
+            return VmInstance(launch, home, accelerator, ready=ready, resume=resume)
 
 
 def traits(runtime: Runtime) -> Traits:

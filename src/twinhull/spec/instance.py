@@ -218,4 +218,4 @@ class InstanceSpec:
     logging: LogOptions = LogOptions()
     auto_remove: bool = False
     snapshot: str = ""
-    """"" or "app": the place of a later capability; "app" is refused for now."""
+    """"" or "app": go on from a snapshot of the same application, warm, if there is one; else let one be made."""

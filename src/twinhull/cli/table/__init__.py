@@ -22,6 +22,7 @@ GROUPS = (
     ("Images", "images"),
     ("Networks", "networks"),
     ("Volumes", "volumes"),
+    ("Snapshots", "snapshots"),
     ("Compare", "compare"),
     ("System", "system"),
 )
@@ -35,6 +36,7 @@ PREFIXES = {
     "image": "image",
     "network": "network",
     "volume": "volume",
+    "snapshot": "snapshot",
     "system": "system",
     "daemon": "daemon",
 }

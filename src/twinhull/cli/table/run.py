@@ -33,7 +33,7 @@ _IDENTITY = (
     Option("--restart", "no, always, unless-stopped, on-failure[:TRIES]", metavar="POLICY", default="no", spec="restart"),
     Option("--stop-signal", "signal that `stop` sends", metavar="SIGNAL", spec="stop_signal"),
     Option("--stop-timeout", "grace before `stop` kills", kind="duration", metavar="SECONDS", default="10s", spec="stop_timeout"),
-    Option("--snapshot", "start from a snapshot: app (refused until it is built)", choices=("app",), metavar="KIND", spec="snapshot"),
+    Option("--snapshot", "app: go on from a snapshot of the warm app (VMs)", choices=("app",), metavar="KIND", spec="snapshot"),
     Option("--cidfile", "write the id to a new file", metavar="FILE", complete="files"),
 )
 _DATA = (

@@ -13,13 +13,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twinhull import __version__
-from twinhull.daemon.api import apps, archives, images, instances, networks, openapi, problems, streams, system, volumes
+from twinhull.daemon.api import apps, archives, images, instances, networks, openapi, problems, snapshots, streams, system, volumes
 from twinhull.daemon.api.answers import encode
 from twinhull.daemon.api.context import Context
 from twinhull.daemon.config import Config
 from twinhull.engine.base import Engine
 
-_ROUTERS = (system.router, instances.router, archives.router, images.router, networks.router, volumes.router, streams.router, apps.router)
+_ROUTERS = (
+    system.router,
+    instances.router,
+    archives.router,
+    images.router,
+    networks.router,
+    volumes.router,
+    streams.router,
+    apps.router,
+    snapshots.router,
+)
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _audit = logging.getLogger("twinhull.audit")
 

@@ -104,6 +104,10 @@ class AgentClient:
         """PREPARE: mount the scratch disk ahead of CONFIG; `reset` undoes it."""
         await self._request(frames.Ok, Kind.PREPARE)
 
+    async def freeze(self, *, frozen: bool) -> None:
+        """FREEZE: stop the workload with all that was started beside it, or let it run again."""
+        await self._request(frames.Ok, Kind.FREEZE, bytes([frozen]))
+
     async def resume(self, identity: GuestIdentity) -> None:
         """RESUME: another identity for a workload that was saved while it ran. Its output counts from zero again."""
         await self._renew(GuestState.RUNNING, Kind.RESUME, encode_identity(identity))

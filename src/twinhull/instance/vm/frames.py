@@ -64,6 +64,7 @@ class Kind(IntEnum):
     RESET = 0x10
     RESUME = 0x11
     PREPARE = 0x12
+    FREEZE = 0x13
     WELCOME = 0x81
     OK = 0x82
     ERROR = 0x83

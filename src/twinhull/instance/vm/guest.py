@@ -110,6 +110,17 @@ class GuestIdentity:
     interfaces: tuple[Interface, ...]
 
 
+RESUMED = "/run/twinhull/resumed"
+"""Empty until its instance went on from a snapshot; then a JSON object: at (seconds since the epoch), id, hostname, addresses."""
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_IDENTITY = frozenset(("/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/etc/machine-id", RESUMED, BOOT_ID))
+
+
+def guest_identity(launch: Launch) -> GuestIdentity:
+    """What a Launch has for its own: name, addresses, and the files that tell them."""
+    return GuestIdentity(launch.hostname, tuple(file for file in launch.files if file.target in _IDENTITY), launch.interfaces)
+
+
 def encode_identity(identity: GuestIdentity) -> bytes:
     """The records of RESUME."""
     parts = [

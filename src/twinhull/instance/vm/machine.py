@@ -24,16 +24,17 @@ from twinhull.errors import ConflictError, NotFoundError, PermanentError, Tempor
 from twinhull.home import Home
 from twinhull.instance import capabilities, seccomp, sources
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
-from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, scratch, shape, template
+from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, scratch, shape, snapshots, template
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
 from twinhull.instance.vm.frames import GuestState
-from twinhull.instance.vm.guest import GuestConfig, guest_config
+from twinhull.instance.vm.guest import GuestConfig, guest_config, guest_identity
 from twinhull.instance.vm.jail import RECORD, VOLUMES
 from twinhull.instance.vm.log import GuestLog
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.record import EXIT, MADE, Made, read_exit, read_made, write_exit, write_made
+from twinhull.instance.vm.snapshots import About, Resume, Snapshot, Snapshots
 from twinhull.spec.instance import Resources
 from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
@@ -44,7 +45,6 @@ TRAITS = Traits(
     host_network=False,
     pause=True,
     reasons={
-        "snapshot": "snapshots of apps come later",
         "host-network": "a VM has a kernel of its own, and so a network of its own",
     },
 )
@@ -81,19 +81,28 @@ class _Plan:
 class VmInstance(Instance):
     """See the module. `policy`: kvm, tcg or auto. `templates`: whether a start may restore a booted guest instead of booting it.
 
-    `ready`: a parked guest to go on with, and the launch's taps are its own. `accelerator`: "kvm" or "tcg" once it is made.
-    `restored`: whether `create` restored it, now or when it was parked.
+    `ready`: a parked guest to go on with, and the launch's taps are its own. `resume`: a snapshot of its application to go on from.
+
+    `accelerator`: "kvm" or "tcg" once it is made. `restored`: whether `create` restored it, now or when it was parked. `resumed`:
+    whether from the snapshot; then its workload runs already, and is frozen.
     """
 
     traits = TRAITS
 
     def __init__(
-        self, launch: Launch, home: Home, policy: str = "auto", *, templates: bool = True, ready: parking.Parked | None = None
+        self,
+        launch: Launch,
+        home: Home,
+        policy: str = "auto",
+        *,
+        templates: bool = True,
+        ready: parking.Parked | None = None,
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(launch)
         self.accelerator = ""
-        self.restored = False
-        self._home, self._policy, self._templates, self._ready = home, policy, templates, ready
+        self.restored = self.resumed = False
+        self._home, self._policy, self._templates, self._ready, self._resume = home, policy, templates, ready, resume
         self._run = launch.paths.run
         self._cgroup = Cgroup(launch.cgroup)
         self._resources = launch.resources
@@ -123,15 +132,33 @@ class VmInstance(Instance):
         made, agent = self._require_made(), self._require_agent()
         self._save(replace(made, started=True))
         await asyncio.to_thread(self._cgroup.update, self._host_limits(made))
-        await agent.start()
+        if not self.resumed or self._resume is None:
+            await agent.start()
+            return
+        await agent.freeze(frozen=False)
+        if self._resume.signal:
+            await agent.signal(self._resume.signal)
 
     async def _configure(self) -> None:
-        """A parked guest stood still: the right time first."""
+        """What it is to be. A parked guest stood still: the right time first."""
         agent = self._require_agent()
-        if self._ready is not None:
+        if self.resumed:
+            await asyncio.gather(agent.set_clock(), agent.resume(guest_identity(self.launch)))
+            agent.listen(self._require_log().take)
+        elif self._ready is not None:
             await asyncio.gather(agent.set_clock(), agent.configure(self._guest()))
         else:
             await agent.configure(self._guest())
+
+    async def capture(self, store: Snapshots, about: About) -> None:
+        """Make a snapshot of it, warm as it is. Its workload stands still meanwhile, for some tenths of a second."""
+        made = self._require_made()
+        choice = accelerator.Choice(qemu.Accelerator(made.accelerator), "")
+        cpu = await asyncio.to_thread(accelerator.cpu, choice, made.cpus)
+        wanted = shape.Shape(accelerator.binary(), made.ram, cpu, made.nics, "")
+        disk = self.launch.paths.state / _DISK
+        whole = await snapshots.write(snapshots.Source(wanted, self._require_monitor(), self._running_agent(), disk), self._home)
+        await store.keep(replace(about, root=str(_root_file(self.launch))), whole)
 
     async def adopt(self) -> bool:
         """Take over a VM that an earlier daemon made."""
@@ -252,6 +279,8 @@ class VmInstance(Instance):
             return
         plan = await self._plan()
         await asyncio.to_thread(self._cgroup.create, replace(self._host_limits(plan.made), cpus=0.0))
+        if self._resume is not None and await self._go_on(plan, self._resume):
+            return
         origin = await self._template(plan)
         if origin is None:
             await self._boot(plan)
@@ -264,6 +293,23 @@ class VmInstance(Instance):
         else:
             template.proved(origin)
             self.restored = True
+
+    async def _go_on(self, plan: _Plan, resume: Resume) -> bool:
+        """Go on from a snapshot. False: it was of no use, and nothing of it is left."""
+        try:
+            await asyncio.to_thread(plan.disk.unlink, missing_ok=True)
+            await asyncio.to_thread(snapshots.copy_disk, resume.snapshot.disk, plan.disk)
+            self.resumed = True
+            await self._launch(plan, template.ANSWER_SECONDS[plan.cpu.accelerator], resume.snapshot)
+        except (TwinhullError, OSError) as error:
+            self.resumed = False
+            resume.store.failure(resume.snapshot, str(error))
+            plan.disk.unlink(missing_ok=True)
+            await self._scratch()
+            return False
+        resume.store.succeeded(resume.snapshot)
+        self.restored = True
+        return True
 
     async def _boot(self, plan: _Plan) -> None:
         """Boot, and once more if the guest hangs; a QEMU that ended by itself would do so again."""
@@ -285,7 +331,7 @@ class VmInstance(Instance):
         cpus = qemu.cpu_count(launch.resources.cpus, len(os.sched_getaffinity(0)))
         cpu = await asyncio.to_thread(accelerator.cpu, choice, cpus)
         memory = launch.resources.memory or qemu.DEFAULT_MEMORY
-        made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus)
+        made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus, len(launch.taps))
         self.accelerator = made.accelerator
         return _Plan(guest, cpu, made, await self._scratch(), self._volumes())
 
@@ -311,7 +357,9 @@ class VmInstance(Instance):
                 disk = self._own_disk(ready, stack)
                 await self._reach(ready.enter(_opened(stack, root, os.O_RDONLY), disk, self.launch.resources), "the agent")
             self._open_log(fresh=True)
-            self._require_agent().listen(self._require_log().take)
+            self.resumed = bool(ready.snapshot)
+            if not self.resumed:
+                self._require_agent().listen(self._require_log().take)
         except (TwinhullError, OSError) as error:
             ready.failed(str(error))
             await self._give_back(ready)
@@ -323,6 +371,8 @@ class VmInstance(Instance):
         """The writable layer from an earlier start; -1 if there's none, and then the guest's becomes it."""
         disk = self.launch.paths.state / _DISK
         disk.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if disk.exists() and ready.snapshot:
+            raise PermanentError("it has a writable layer of its own")
         if disk.exists():
             ready.disk.unlink(missing_ok=True)
             return _opened(stack, disk, os.O_RDWR)
@@ -359,7 +409,7 @@ class VmInstance(Instance):
         wanted = shape.Shape(accelerator.binary(), plan.made.ram, plan.cpu, len(self.launch.taps), folder)
         return await template.obtain(self._home, plan.guest, wanted)
 
-    async def _launch(self, plan: _Plan, patience: float, origin: template.Template | None = None) -> None:
+    async def _launch(self, plan: _Plan, patience: float, origin: template.Template | Snapshot | None = None) -> None:
         """One try to come to the agent, whatever an earlier one left."""
         with ExitStack() as stack:
             saved = origin.saved(stack) if origin else None
@@ -437,10 +487,12 @@ class VmInstance(Instance):
         with process.address(self._run, process.QMP_SOCKET) as path:
             self._monitor = await Monitor.connect(path, seconds)
         if saved is not None:
-            await migration.restore(self._monitor, saved.state)
+            restore = migration.restore_stopped if self.resumed else migration.restore
+            await restore(self._monitor, saved.state)
         self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
         with process.address(self._run, process.AGENT_SOCKET) as path:
-            self._agent = await AgentClient.connect(path, log_offset=self._log.offset, timeout=seconds, on_output=self._log.take)
+            listener = None if self.resumed and saved is not None else self._log.take  # what was said before is another instance's
+            self._agent = await AgentClient.connect(path, log_offset=self._log.offset, timeout=seconds, on_output=listener)
 
     async def _reach(self, action: Awaitable[_T], what: str) -> _T:
         """`action`, unless QEMU ends before: then an error with what QEMU and the console said."""

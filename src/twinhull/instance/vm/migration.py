@@ -7,14 +7,24 @@ since 9.1; its successor there is `file:/dev/fdset/N`. Called by `template.py` a
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from twinhull.errors import PermanentError
 from twinhull.instance.vm.qmp import Monitor
 
-_POLL = 0.005
+_POLL = 0.003
+_WHOLE = ({"capability": "x-ignore-shared", "state": False},)
+_UNLIMITED = 1 << 40
+"""Bytes a second; QEMU's own limit is for networks."""
 _IGNORE_SHARED = ({"capability": "x-ignore-shared", "state": True},)
 """RAM that is shared with a file isn't in the state. There's no way to say so on the command line."""
+
+
+async def save_whole(monitor: Monitor, state: int) -> None:
+    """Write a stopped guest to a descriptor with all of its RAM; it may go on afterwards (`cont`)."""
+    await monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+    await _save(monitor, state, _WHOLE)
 
 
 async def save(monitor: Monitor, state: int) -> None:
@@ -22,13 +32,24 @@ async def save(monitor: Monitor, state: int) -> None:
 
     It isn't stopped before, because a guest that was saved while it ran goes on by itself when it is restored.
     """
-    await monitor.execute("migrate-set-capabilities", capabilities=_IGNORE_SHARED)
+    await _save(monitor, state, _IGNORE_SHARED)
+
+
+async def _save(monitor: Monitor, state: int, capabilities: Sequence[dict[str, object]]) -> None:
+    await monitor.execute("migrate-set-capabilities", capabilities=capabilities)
     await monitor.execute("getfd", descriptor=state, fdname="state")
     await monitor.execute("migrate", uri="fd:state")
     while (progress := await monitor.execute("query-migrate")).get("status") != "completed":
         if progress.get("status") in ("failed", "cancelled"):
             raise PermanentError(f"save a guest: {_reason(progress)}")
         await asyncio.sleep(_POLL)
+
+
+async def fill(monitor: Monitor, state: int) -> None:
+    """Let a QEMU that waits take all of a guest that `save_whole` wrote, RAM included; returns when it is there, and stopped."""
+    await monitor.execute("migrate-set-capabilities", capabilities=_WHOLE)
+    await monitor.execute("migrate-incoming", uri=f"fd:{state}")
+    await _arrived(monitor)
 
 
 async def restore(monitor: Monitor, state: int) -> None:
@@ -39,6 +60,21 @@ async def restore(monitor: Monitor, state: int) -> None:
     await monitor.execute("migrate-set-capabilities", capabilities=_IGNORE_SHARED)
     await monitor.execute("migrate-set-parameters", announce_rounds=0)
     await monitor.execute("migrate-incoming", uri=f"fd:{state}")
+
+
+async def restore_stopped(monitor: Monitor, state: int) -> None:
+    """The same for a guest that stood still when it was saved; it runs when this returns.
+
+    A `cont` that comes while QEMU still reads is forgotten: the state says that it stands still.
+    """
+    await restore(monitor, state)
+    await _arrived(monitor)
+    await monitor.execute("cont")
+
+
+async def _arrived(monitor: Monitor) -> None:
+    while (await monitor.execute("query-status")).get("status") == "inmigrate":  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(_POLL)
 
 
 def _reason(progress: dict[str, Any]) -> str:

@@ -31,8 +31,10 @@ from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.assets import Assets
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.disks import Disks
+from twinhull.instance.vm.guest import GuestIdentity
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.record import Made, read_made, write_made
+from twinhull.instance.vm.snapshots import Snapshot, Snapshots, copy_disk
 from twinhull.plan import parking
 from twinhull.spec.instance import Resources
 from twinhull.sys import trees
@@ -57,16 +59,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What an instance must have in common with its guest. `memory`: bytes of the workload's limit; `nics`: number of interfaces."""
+    """What an instance must have in common with its guest. `memory`: bytes of the workload's limit; `nics`: number of interfaces.
+
+    `snapshot`: key of the snapshot that it is to go on from, "": none.
+    """
 
     memory: int
     cpus: int
     nics: int
+    snapshot: str = ""
 
 
-def want(resources: Resources, nics: int) -> Want:
+def want(resources: Resources, nics: int, snapshot: str = "") -> Want:
     """Of an instance without volumes."""
-    return Want(resources.memory or qemu.DEFAULT_MEMORY, qemu.cpu_count(resources.cpus, len(os.sched_getaffinity(0))), nics)
+    return Want(resources.memory or qemu.DEFAULT_MEMORY, qemu.cpu_count(resources.cpus, len(os.sched_getaffinity(0))), nics, snapshot)
 
 
 @dataclass(eq=False)
@@ -85,6 +91,8 @@ class Parked:
     disks: Disks | None = None
     taps: tuple[int, ...] = ()
     taken: bool = False
+    snapshot: str = ""
+    """Key of the one it goes on from; then its disks are the application's already."""
     pool: Pool | None = None
 
     def failed(self, reason: str) -> None:
@@ -108,9 +116,9 @@ class Parked:
         """Give it the files behind its disks and let it run. `disk`: a writable layer that is there already, -1: its own new one."""
         assert self.monitor is not None  # set before anybody sees it
         assert self.agent is not None
-        assert self.disks is not None
-        await self.disks.exchange("root", root)
-        if disk >= 0:
+        if self.disks is not None:
+            await self.disks.exchange("root", root)
+        if self.disks is not None and disk >= 0:
             await self.monitor.execute("cont")
             await self.agent.reset()
             await self.disks.exchange("scratch", disk)
@@ -167,6 +175,7 @@ class Pool:
     policy: str
     limit: int
     budget: int
+    store: Snapshots
     _waiting: dict[Want, deque[Parked]] = field(default_factory=dict)
     _demand: dict[Want, deque[float]] = field(default_factory=dict)
     _counts: _Counts = field(default_factory=_Counts)
@@ -262,7 +271,7 @@ class Pool:
 
     async def _add(self, wish: Want) -> None:
         try:
-            found = await park(self.home, self.policy, wish)
+            found = await park(self.home, self.policy, wish, self.store)
         except (TwinhullError, OSError, TimeoutError) as error:
             self.failed(f"park a guest: {error or type(error).__name__}")
             self._given_up[wish] = time.monotonic()
@@ -273,24 +282,22 @@ class Pool:
         self._waiting.setdefault(wish, deque()).append(found)
 
 
-async def park(home: Home, policy: str, wish: Want) -> Parked:
-    """Make one. Raises TwinhullError, OSError, TimeoutError; then nothing of it is left."""
+async def park(home: Home, policy: str, wish: Want, store: Snapshots | None = None) -> Parked:
+    """Make one. Raises TwinhullError, OSError, TimeoutError; then nothing of it is left. `store`: where its snapshot is."""
     guest = assets.load()
     choice = await accelerator.choose(home, guest, policy)
     cpu = await asyncio.to_thread(accelerator.cpu, choice, wish.cpus)
     wanted = shape.Shape(accelerator.binary(), qemu.ram(wish.memory), cpu, wish.nics, "")
-    origin = await template.obtain(home, guest, wanted)
-    if origin is None:
-        raise PermanentError("there's no template")
+    origin = await _origin(home, guest, wanted, wish, store)
     with ExitStack() as stack:
         saved = origin.saved(stack)
         found = await asyncio.to_thread(_folder, home, wish, choice.accelerator)
         try:
             async with asyncio.timeout(_EXERCISE_SECONDS):
-                await _start(found, guest, wanted, saved)
-                template.proved(origin)
-                await _exercise(found, wish.nics)
-                await _prepare(found)
+                if isinstance(origin, Snapshot):
+                    await _resume(found, guest, wanted, origin, saved)
+                else:
+                    await _warm_up(found, guest, wanted, origin, saved)
         except BaseException as error:
             said = found.messages.text()
             await asyncio.shield(found.discard())
@@ -298,6 +305,45 @@ async def park(home: Home, policy: str, wish: Want) -> Parked:
                 raise PermanentError(f"{error.message}: {said}") from error
             raise
     return found
+
+
+async def _origin(home: Home, guest: Assets, wanted: shape.Shape, wish: Want, store: Snapshots | None) -> template.Template | Snapshot:
+    found = (await store.obtain(wish.snapshot) if store else None) if wish.snapshot else await template.obtain(home, guest, wanted)
+    if found is None:
+        raise PermanentError("the snapshot is gone" if wish.snapshot else "there's no template")
+    return found
+
+
+async def _warm_up(found: Parked, guest: Assets, wanted: shape.Shape, origin: template.Template, saved: qemu.Saved) -> None:
+    """From a template: fresh, exercised, with a writable layer, stopped."""
+    disk = found.run / "exercise.img"
+    await asyncio.to_thread(scratch.ensure, disk, found.home.cache / "vm")
+    await _start(found, guest, wanted, Files(await asyncio.to_thread(exercise.image, found.home, guest), disk, saved))
+    disk.unlink()
+    template.proved(origin)
+    await _exercise(found, wanted.nics)
+    await _prepare(found)
+
+
+async def _resume(found: Parked, guest: Assets, wanted: shape.Shape, origin: Snapshot, saved: qemu.Saved) -> None:
+    """From a snapshot: its workload frozen, as nobody, stopped. What it did to become nobody it will do once more, and faster."""
+    found.snapshot = origin.key
+    found.disk.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await asyncio.to_thread(copy_disk, origin.disk, found.disk)
+    await _start(found, guest, wanted, Files(origin.root, found.disk, saved))
+    assert found.monitor is not None
+    assert found.agent is not None
+    await found.agent.resume(GuestIdentity("parked", (), exercise.config(wanted.nics).interfaces))
+    await found.monitor.execute("stop")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What is behind a guest's disks, and what it is restored from."""
+
+    root: Path
+    disk: Path
+    saved: qemu.Saved
 
 
 def _folder(home: Home, wish: Want, kind: qemu.Accelerator) -> Parked:
@@ -308,7 +354,7 @@ def _folder(home: Home, wish: Want, kind: qemu.Accelerator) -> Parked:
     lock = os.open(run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
     group = f"{home.cgroup}/{run.name}"
-    made = Made(kind.value, wish.memory, qemu.ram(wish.memory), wish.cpus, slot=_free_slot(home), cgroup=group)
+    made = Made(kind.value, wish.memory, qemu.ram(wish.memory), wish.cpus, wish.nics, slot=_free_slot(home), cgroup=group)
     write_made(run, made)
     return Parked(home, run, lock, made)
 
@@ -328,17 +374,14 @@ def host_limits(made: Made) -> Resources:
     return Resources(cpu_shares=_SHARES, memory=memory, memory_swap=-1, pids=qemu.HOST_THREADS)
 
 
-async def _start(found: Parked, guest: Assets, wanted: shape.Shape, saved: qemu.Saved) -> None:
+async def _start(found: Parked, guest: Assets, wanted: shape.Shape, files: Files) -> None:
     """To an agent that answers."""
     home, run, made = found.home, found.run, found.made
     group = Cgroup(made.cgroup)
     await asyncio.to_thread(group.create, host_limits(made))
-    disk = run / "exercise.img"
-    await asyncio.to_thread(scratch.ensure, disk, home.cache / "vm")
     names = tuple(home.ifname("p", (made.slot - FIRST_SLOT) * 16 + number) for number in range(wanted.nics))
     found.taps = await asyncio.to_thread(placeholders.named_taps, names)
     with ExitStack() as stack:
-        root = _opened(stack, await asyncio.to_thread(exercise.image, home, guest), os.O_RDONLY)
         vm = qemu.Vm(
             name=str(run),
             binary=wanted.binary,
@@ -347,19 +390,19 @@ async def _start(found: Parked, guest: Assets, wanted: shape.Shape, saved: qemu.
             memory=wanted.memory,
             cpu=wanted.cpu,
             channels=process.listen(run, stack),
-            root=root,
-            scratch=_opened(stack, disk, os.O_RDWR),
+            root=_opened(stack, files.root, os.O_RDONLY),
+            scratch=_opened(stack, files.disk, os.O_RDWR),
             nics=tuple(qemu.Nic(shape.mac(number), tap) for number, tap in enumerate(found.taps)),
-            saved=saved,
+            saved=files.saved,
         )
         with process.address(run, process.CONSOLE_SOCKET) as path:
             await found.console.connect(path)
         cage = process.Cage(run, _FIRST_ID + made.slot * _IDS, guest.kernel, guest.initrd, cgroups=group.folders)
         found.vmm = await process.start(vm, cage, found.messages)
-    disk.unlink()
     with process.address(run, process.QMP_SOCKET) as path:
         found.monitor = await Monitor.connect(path)
-    await migration.restore(found.monitor, saved.state)
+    restore = migration.restore_stopped if found.snapshot else migration.restore
+    await restore(found.monitor, files.saved.state)
     with process.address(run, process.AGENT_SOCKET) as path:
         found.agent = await AgentClient.connect(path, timeout=template.ANSWER_SECONDS[wanted.cpu.accelerator])
 

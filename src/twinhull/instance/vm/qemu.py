@@ -81,13 +81,15 @@ class Channels:
 class Saved:
     """A guest's RAM as a file, and the state of its devices; both descriptors. `restore`: go on from them instead of booting.
 
-    To be saved, the file is the RAM itself. Restored, what is written goes to private copies of its pages. `state` is on no command
+    To be saved, the file is the RAM itself. Restored, what is written goes to private copies of its pages; but with `shared` the file is
+    filled from a state that has the RAM in it, and the guest doesn't run (snapshots.py). `state` is on no command
     line: it is written and read by number, through the monitor (see template.py).
     """
 
     memory: int
     state: int
     restore: bool
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +193,8 @@ def throttle_node(name: str, below: str, *, read_only: bool) -> dict[str, object
 def _machine(vm: Vm) -> tuple[str, ...]:
     """The RAM of a saved guest is a file; the name given to it is in the saved state."""
     if vm.saved is None:
-        return ("-machine", _MACHINE)
-    path, share = f"/proc/self/fd/{vm.saved.memory}", "off" if vm.saved.restore else "on"
+        return ("-object", f"memory-backend-ram,id=ram,size={vm.memory}", "-machine", f"{_MACHINE},memory-backend=ram")
+    path, share = f"/proc/self/fd/{vm.saved.memory}", "off" if vm.saved.restore and not vm.saved.shared else "on"
     memory = f"memory-backend-file,id=ram,size={vm.memory},mem-path={path},share={share}"
     return ("-object", memory, "-machine", f"{_MACHINE},memory-backend=ram")
 
@@ -200,7 +202,7 @@ def _machine(vm: Vm) -> tuple[str, ...]:
 def _origin(vm: Vm) -> tuple[str, ...]:
     """Where the guest comes from. "defer": the monitor says from where, after it has said what the state has in it."""
     if not vm.boots:
-        return ("-incoming", "defer")
+        return ("-incoming", "defer", *(("-S",) if vm.saved and vm.saved.shared else ()))
     return ("-kernel", vm.kernel, "-initrd", vm.initrd, "-append", " ".join(kernel_arguments(vm.cpu)))
 
 

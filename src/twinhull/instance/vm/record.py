@@ -14,7 +14,7 @@ MADE, EXIT = "machine.json", "exit.json"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """`machine.json`: bytes of workload memory and of RAM, processors, and whether the workload was started.
+    """`machine.json`: bytes of workload memory and of RAM, processors, interfaces, and whether the workload was started.
 
     `slot`, `cgroup`: the range of ids and the control group of a QEMU that was parked before (parking.py); -1 and "": the instance's own.
     """
@@ -23,6 +23,7 @@ class Made:
     memory: int
     ram: int
     cpus: int
+    nics: int = 0
     started: bool = False
     slot: int = -1
     cgroup: str = ""

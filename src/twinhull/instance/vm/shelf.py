@@ -50,6 +50,11 @@ class Draft:
     def __init__(self, folder: Path, lock: int) -> None:
         self._folder, self._lock = folder, lock
 
+    @property
+    def folder(self) -> Path:
+        """Where it is until then."""
+        return self._folder
+
     def publish(self, target: Path) -> None:
         """Give it its name; one that is there already stays."""
         with contextlib.suppress(OSError):  # ENOTEMPTY: another process was first
@@ -67,8 +72,9 @@ class Draft:
 class Shelf:
     """The folder. All methods block; none fails because of what it finds there."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, keep: int = KEEP) -> None:
         self.folder = cache / "vm" / "templates"
+        self._keep = keep
 
     def take(self, key: str) -> Loaded | None:
         """A template's copy in memory; None if there's none that is whole."""
@@ -120,7 +126,7 @@ class Shelf:
         """Remove the oldest above KEEP, those made from other `inputs` (if given), and drafts that nobody writes any more."""
         for number, key in enumerate(self.keys()):
             manifest = _read(self.folder / key)
-            if number >= KEEP or manifest is None or (inputs and manifest.inputs != inputs):
+            if number >= self._keep or manifest is None or (inputs and manifest.inputs != inputs):
                 self.remove(key)
         for draft in self.folder.glob(f"{_DRAFT}*"):
             _remove_abandoned(draft)

@@ -105,7 +105,7 @@ _locks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = 
 
 async def obtain(home: Home, guest: Assets, wanted: Shape) -> Template | None:
     """The template of a shape, made if there's none; None if there can't be one. The caller says `proved` or `failed`."""
-    inputs = _inputs(wanted.binary, guest)
+    inputs = build_key(wanted.binary, guest)
     key = shape.key(wanted, inputs)
     found = _known(key)
     if found is not None or _is_given_up(key):
@@ -255,8 +255,8 @@ async def _save(home: Home, guest: Assets, wanted: Shape, inputs: str) -> Loaded
         async with trial.running(home, _KIND, guest, describe) as one:
             await _greet(one, BOOT_SECONDS[wanted.cpu.accelerator])
             await _save_and_quit(one, state)
-        await _seal(ram)
-        await _seal(state)
+        await seal(ram)
+        await seal(state)
         undo.pop_all()
     return Loaded(Manifest(inputs, wanted.cpu.tsc_khz, wanted.memory, os.fstat(state).st_size), ram, state)
 
@@ -274,7 +274,7 @@ async def _save_and_quit(one: trial.Trial, state: int) -> None:
     await one.vmm.kill()  # it has the RAM mapped for writing
 
 
-async def _seal(descriptor: int) -> None:
+async def seal(descriptor: int) -> None:
     """QEMU's first thread may be gone a little before the others, and its mappings with the last."""
     async with asyncio.timeout(_QUIT_SECONDS):
         while True:
@@ -367,7 +367,7 @@ def _same_speed(first: int, second: int) -> bool:
     return abs(first - second) <= _TOLERANCE * max(first, second)
 
 
-def _inputs(binary: str, guest: Assets) -> str:
+def build_key(binary: str, guest: Assets) -> str:
     """QEMU's build, what is booted, and where."""
     status = os.stat(binary)
     return hashlib.sha256(repr((status.st_size, status.st_mtime_ns, guest.key, os.uname().release, _processor())).encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""Snapshots of an application that has warmed up: what goes on, what is new, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests import leaks
+from tests.integration.vm_lab import busybox_root, decided, launch, lend, output_of, started
+
+from twinhull.home import Home
+from twinhull.instance.base import InjectedFile, Launch
+from twinhull.instance.vm import memory, parking, snapshots, template
+from twinhull.instance.vm.guest import BOOT_ID, RESUMED
+from twinhull.instance.vm.machine import VmInstance
+from twinhull.instance.vm.parking import Want
+from twinhull.instance.vm.snapshots import About, Resume, Snapshots
+from twinhull.spec.instance import Resources
+from twinhull.sys.cgroup import Cgroup
+
+pytestmark = pytest.mark.timeout(400)
+_KEY = "ab" * 16
+_SMALL = Resources(memory=64 << 20, cpus=1.0)
+_APP = """
+echo warming; warm=$(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' ')
+trap 'echo $warm resumed as $(hostname) $(cat /run/twinhull/resumed)' HUP
+echo ready
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.fixture(scope="module")
+def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return busybox_root(tmp_path_factory.mktemp("root"))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return decided(tmp_path_factory.mktemp("decided"))
+
+
+@pytest.fixture(autouse=True)
+def _clean(home: Home, known: Home) -> Iterator[None]:
+    lend(known, home)
+    yield
+    template.settle()
+    Cgroup(home.cgroup).remove()
+    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
+
+
+@pytest.fixture
+def store(home: Home) -> Iterator[Snapshots]:
+    made = Snapshots(home)
+    yield made
+    made.close()
+
+
+def _launch(home: Home, erofs: Path, number: int, resumed: str = "") -> Launch:
+    files = (InjectedFile(RESUMED, resumed.encode(), 0o444), InjectedFile(BOOT_ID, f"boot{number}\n".encode(), 0o444, read_only=True))
+    return launch(home, erofs, "/bin/sh", "-c", _APP, number=number, resources=_SMALL, hostname=f"app{number}", files=files)
+
+
+async def _says(instance: VmInstance, word: str) -> list[str]:
+    """The log, once it has the word."""
+    async with asyncio.timeout(60):
+        while word not in (text := instance.launch.paths.log.read_text()):  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.02)
+    return [line.split(" ", 3)[3] for line in text.splitlines()]
+
+
+async def _capture(home: Home, erofs: Path, store: Snapshots) -> None:
+    async with started(home, _launch(home, erofs, 0)) as first:
+        await _says(first, "ready")
+        await output_of(first, "echo kept > /root/kept; cat /proc/sys/kernel/random/boot_id")
+        await first.capture(store, About(_KEY, "", "busybox", "", ("sh",), time.time(), ""))
+        assert await output_of(first, "hostname") == "app0", "it goes on"
+
+
+async def test_a_clone_goes_on_where_the_application_was_as_somebody_else(home: Home, erofs: Path, store: Snapshots) -> None:
+    await _capture(home, erofs, store)
+    assert [about.key for about in store.list()] == [_KEY]
+    assert list(home.state.glob("snapshots/.*")) == []
+    warm = set()
+    for number in (1, 2):
+        snapshot = await store.obtain(_KEY)
+        assert snapshot is not None
+        instance = VmInstance(_launch(home, erofs, number, f"at {number}"), home, resume=Resume(snapshot, store, 1))
+        try:
+            await instance.create()
+            assert instance.resumed
+            await instance.start()
+            [line] = await _says(instance, "resumed as")
+            warm.add(line.split()[0])
+            assert line.endswith(f"resumed as app{number} at {number}")
+            script = f"cat {BOOT_ID} /root/kept; echo other > /root/kept; wc -c < /dev/null"
+            assert (await output_of(instance, script)).split() == [f"boot{number}", "kept", "0"]
+            if number == 2:  # a daemon that comes later
+                second = VmInstance(instance.launch, home)
+                await instance._let_go()
+                assert await second.adopt()
+                assert await output_of(second, "hostname") == "app2"
+                await second.delete(purge=True)
+        finally:
+            await instance.delete(purge=True)
+    assert len(warm) == 1, "both have what the application had when it was ready"
+    assert (store.made, store.resumed, store.failed) == (1, 2, 0)
+
+
+async def test_a_parked_clone_of_it_is_ready_at_once(home: Home, erofs: Path, store: Snapshots) -> None:
+    await _capture(home, erofs, store)
+    snapshot = await store.obtain(_KEY)
+    assert snapshot is not None
+    ready = await parking.park(home, "auto", Want(64 << 20, 1, 0, _KEY), store)
+    instance = VmInstance(_launch(home, erofs, 3, "parked"), home, ready=ready, resume=Resume(snapshot, store, 1))
+    try:
+        await instance.create()
+        assert instance.resumed
+        assert not list(home.run.glob("park-*"))
+        await instance.start()
+        [line] = await _says(instance, "resumed as")
+        assert line.endswith("resumed as app3 parked")
+    finally:
+        await instance.delete(purge=True)
+
+
+async def test_one_that_cannot_be_read_is_started_around_and_removed(home: Home, erofs: Path, store: Snapshots) -> None:
+    await _capture(home, erofs, store)
+    snapshot = await store.obtain(_KEY)
+    assert snapshot is not None
+    snapshot.loaded = type(snapshot.loaded)(snapshot.loaded.manifest, snapshot.loaded.memory, memory.create("broken", 4096))
+    for number in (1, 2):
+        instance = VmInstance(_launch(home, erofs, number), home, resume=Resume(snapshot, store))
+        try:
+            await instance.create()
+            assert not instance.resumed
+            await instance.start()
+            assert (await _says(instance, "ready")) == ["warming", "ready"]
+        finally:
+            await instance.delete(purge=True)
+    assert (store.failed, store.list()) == (2, ())
+
+
+async def test_what_a_killed_daemon_left_of_one_is_removed(home: Home) -> None:
+    whole = snapshots._draft_disk(home)
+    whole.write_bytes(b"x")
+    await snapshots.recover(home)
+    assert not whole.exists()
