@@ -207,7 +207,8 @@ def _start(stack: contextlib.ExitStack, argv: list[str], folder: Path, address: 
     """Its pid once it answers; ended with the stack."""
     with (folder / f"log-{port}").open("wb") as log:
         environment = {"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": str(folder)}
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment)
+        # A session of its own, as a service has one and the gateway too: the kernel divides processors among sessions (sched_autogroup).
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=environment, start_new_session=True)
     stack.callback(process.wait)
     stack.callback(process.terminate)
     _answers(address, port, f"{argv[0]}: see {folder}/log-{port}")
@@ -225,12 +226,13 @@ def _ours(folder: Path, port: int) -> Iterator[int]:
         await gateway.open()
         await gateway.apply((Backend("bench/web", (RouteSpec(HOST, port=ORIGIN_PORT),), servers),))
 
-    asyncio.run(up())
-    try:
-        _answers("127.0.0.1", port, "the gateway")
-        yield int(json.loads((home.run / "gateway/master.json").read_text())["pid"])
-    finally:
-        asyncio.run(gateway.close(remove=True))
+    with asyncio.Runner() as runner:
+        runner.run(up())
+        try:
+            _answers("127.0.0.1", port, "the gateway")
+            yield int(json.loads((home.run / "gateway/master.json").read_text())["pid"])
+        finally:
+            runner.run(gateway.close(remove=True))
 
 
 def _answers(address: str, port: int, what: str) -> None:

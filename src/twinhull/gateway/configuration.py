@@ -213,7 +213,7 @@ def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
     return [
         f"frontend {kind}",
         *binds,
-        f"  log-format {_quoted_format(_HTTP_LOG)}",
+        f"  log-format {_quoted_format(_HTTP_LOG.replace('SCHEME', kind))}",
         "  unique-id-format %[uuid()]",
         *(_captures() if settings.access_log else []),
         *_challenge(kind),
@@ -352,13 +352,13 @@ def _quoted_format(text: str) -> str:
 
 _TOO_MANY = '{\\"type\\":\\"about:blank\\",\\"title\\":\\"Too Many Requests\\",\\"status\\":429}'
 _HTTP_LOG = (
-    '{"time":%Ts.%ms,"id":"%ID","client":"%[src]","scheme":"%[ssl_fc,iif(https,http)]","host":"%[capture.req.hdr(0),json(utf8s)]",'
+    '{"time":%Ts.%ms,"id":"%ID","client":"%ci","scheme":"SCHEME","host":"%[capture.req.hdr(0),json(utf8s)]",'
     '"method":"%HM","url":"%[capture.req.uri,json(utf8s)]","protocol":"%HV","status":%ST,"service":"%b","instance":"%s",'
     '"bytes_in":%U,"bytes_out":%B,"ms":{"queue":%Tw,"connect":%Tc,"response":%Tr,"total":%Ta},"retries":"%rc","ended":"%ts",'
     '"user_agent":"%[capture.req.hdr(1),json(utf8s)]"}'
 )
 """One line a request. service: APP:SERVICE:POOL. Milliseconds are -1 where it didn't come to that; ended: see HAProxy's manual, 8.5."""
 _TCP_LOG = (
-    '{"time":%Ts.%ms,"client":"%[src]","scheme":"tls","host":"%[var(sess.sni),json(utf8s)]","service":"%b","instance":"%s",'
+    '{"time":%Ts.%ms,"client":"%ci","scheme":"tls","host":"%[var(sess.sni),json(utf8s)]","service":"%b","instance":"%s",'
     '"bytes_in":%U,"bytes_out":%B,"ms":{"queue":%Tw,"connect":%Tc,"total":%Tt},"ended":"%ts"}'
 )

@@ -153,9 +153,8 @@ class Master:
 
     async def settle(self) -> None:
         """Wait for the end of a start whose caller was cancelled, whatever comes of it."""
-        if self._starting is not None:
+        if self._starting is not None and not self._starting.done():
             await asyncio.gather(self._starting, return_exceptions=True)
-            self._starting = None
 
     async def wait(self) -> None:
         """Return when the process has ended, or there is none."""
