@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,9 +26,11 @@ from tests.integration.gateway_lab import (
 )
 from tests.integration.network_lab import own_namespace
 
-from twinhull.errors import ConflictError
+from twinhull.errors import ConflictError, PermanentError
+from twinhull.gateway import configuration
 from twinhull.gateway.base import Backend, Server
 from twinhull.gateway.local import HaproxyGateway
+from twinhull.gateway.process import Master
 from twinhull.home import Home
 from twinhull.spec.app import RouteSpec
 from twinhull.sys import proc
@@ -341,6 +343,27 @@ async def test_a_route_that_asks_for_sign_on_stays_shut(home: Home) -> None:
         await gate.apply((backend(a, auth="sso"),))
         assert (await ask()).status == 403
         assert a.requests == []
+
+
+@pytest.mark.parametrize("found", ["by the check", "by the reload"])
+async def test_a_configuration_that_haproxy_refuses_changes_nothing(home: Home, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    async with origins("a", "b") as (a, b), gateway(home) as gate:
+        await gate.apply((backend(a),))
+        before, render = await workers(gate), configuration.render
+        with monkeypatch.context() as broken:
+            broken.setattr(configuration, "render", lambda *args, **options: render(*args, **options) + "  nonsense here\n")
+            if found == "by the reload":
+                broken.setattr(Master, "check", unchecked)
+            with pytest.raises(PermanentError, match="nonsense"):
+                await gate.apply((backend(a, timeout=7),))
+        assert (await ask()).text == "a"
+        assert await workers(gate) == before
+        await gate.apply((backend(b, timeout=7),))
+        assert (await ask()).text == "b"
+
+
+async def unchecked(self: Master, files: Mapping[str, bytes]) -> None:
+    """As if all were well."""
 
 
 async def test_a_taken_port_is_told(home: Home) -> None:

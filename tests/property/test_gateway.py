@@ -68,7 +68,7 @@ def test_haproxy_takes_every_configuration(backends: list[Backend], sockets: int
         probe.bind(("127.0.0.1", 0))
         write_all(Path(folder), {name: content.encode() for name, content in files.items()})
         names = {f"GATEWAY_{kind}{number}": str(probe.fileno()) for kind in ("HTTP", "HTTPS") for number in (0, 1)}
-        argv = ["haproxy", "-c", "-q", "-f", "haproxy.cfg"]
+        argv = ["haproxy", "-c", "-f", "haproxy.cfg"]
         environment = {"PATH": "/usr/sbin:/usr/bin"} | names
         done = subprocess.run(argv, cwd=folder, env=environment, pass_fds=[probe.fileno()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + text

@@ -84,7 +84,7 @@ class Master:
         try:
             probe.bind(("127.0.0.1", 0))
             names = {f"GATEWAY_{kind}{number}": str(probe.fileno()) for kind in ("HTTP", "HTTPS") for number in (0, 1)}
-            argv = ["haproxy", "-c", "-q", "-f", CONFIGURATION]
+            argv = ["haproxy", "-c", "-f", CONFIGURATION]
             result = await proc.run(argv, cwd=trial, env=names, pass_fds=(probe.fileno(),), check=False, timeout=_PATIENCE)
         except proc.ProcessError as error:
             raise PermanentError(f"the gateway needs HAProxy: {error.stderr}", "apt-get install haproxy") from error
