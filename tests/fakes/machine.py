@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from twinhull.plan import actions as act
-from twinhull.plan.condition import Condition, condition, in_place
+from twinhull.plan.condition import Condition, condition, revision
 from twinhull.plan.health import enabled
 from twinhull.plan.lifecycle import Ended, State, is_up, restart_after
 from twinhull.plan.memory import Memory, dump, load
@@ -159,9 +159,10 @@ class Machine:
 
     def _writers(self, seen: Seen) -> None:
         wish = self.desired.wishes[seen.service]
-        if not self.strict or not in_place(wish):
+        if not self.strict or not revision(wish, seen.fingerprint).stateful:
             return
-        up = [s for s in self.there.values() if s.service == seen.service and s.id != seen.id and (is_up(s.state))]
+        others = [s for s in self.there.values() if s.service == seen.service and s.id != seen.id]
+        up = [s for s in others if is_up(s.state) and revision(wish, s.fingerprint).stateful]
         assert len(up) < wish.replicas, f"{seen.id} would be one writer too many: {[s.id for s in up]}"
 
     # -- actions -------------------------------------------------------------------------------------------------

@@ -181,7 +181,12 @@ def test_ready_means_healthy_or_answering_or_running_for_a_second() -> None:
     quiet: dict[str, Any] = {"serving": False, "health": "none", "serving_since": 0.0}
     assert one(spec, up(started_at=NOW - 0.5, **quiet)).wake_at == NOW + 0.5
     assert kinds(one(spec, up(started_at=NOW - 1, **quiet))) == ["Serve web/1"]
-    assert not one(spec, up(answering=False, **quiet)).actions
+    silent = one(spec, up(started_at=NOW - 59, answering=False, **quiet))
+    assert not silent.actions
+    assert (silent.standings["web"].phase, silent.standings["web"].settled, silent.wake_at) == (Phase.STARTING, False, NOW + 1)
+    mute = one(spec, up(started_at=NOW - 60, answering=False, **quiet)).standings["web"]
+    assert (mute.phase, mute.settled) == (Phase.FAILING, True)
+    assert mute.reason == "shop-web-1: not answering on its port within 60 s"
     assert kinds(one(spec, up(answering=True, **quiet))) == ["Serve web/1"]
     hooked = desired(app(service(post_start=(Hook(("true",)),))))
     assert kinds(one(hooked, up(serving=False))) == ["RunHook web/1"]

@@ -17,7 +17,7 @@ SETTLE = 1.0
 PATIENCE = 5.0
 """Seconds that an instance stays unhealthy (which `retries` probes have found already) before another takes its place."""
 ANSWER_WITHIN = 60.0
-"""Seconds in which an instance without a health check has to answer on its port before a rollout calls it failed."""
+"""Seconds in which an instance without a health check has to answer on its port before it is called failed."""
 
 
 class Condition(StrEnum):
@@ -77,7 +77,10 @@ def _running(seen: Seen, wish: Wish, now: float) -> tuple[Condition, float]:
             return _later(now, seen.health_since + PATIENCE, Condition.UNREADY, Condition.SICK)
     if seen.answering is None:
         return _later(now, seen.started_at + SETTLE, Condition.STARTING, Condition.READY)
-    return (Condition.READY if seen.answering else Condition.STARTING), 0.0
+    if seen.answering:
+        return Condition.READY, 0.0
+    deadline = seen.started_at + ANSWER_WITHIN
+    return Condition.STARTING, deadline if now < deadline else 0.0
 
 
 def _later(now: float, when: float, before: Condition, after: Condition) -> tuple[Condition, float]:
@@ -111,6 +114,11 @@ def in_place(wish: Wish) -> bool:
     return wish.spec.stateful or any(spec.stateful for spec in wish.known.values())
 
 
+def mute(seen: Seen, at: Condition, now: float) -> bool:
+    """Whether it runs, and has had time enough to answer on its port."""
+    return at is Condition.STARTING and seen.answering is False and now >= seen.started_at + ANSWER_WITHIN
+
+
 def failure(seen: Seen, at: Condition, now: float) -> str:
     """What has gone wrong with an instance during a rollout, "" nothing (yet)."""
     if at in BAD:
@@ -119,7 +127,7 @@ def failure(seen: Seen, at: Condition, now: float) -> str:
         return f"restarted {times(seen.restarts)}{_tail(seen)}"
     if seen.fault:
         return seen.fault
-    if at is Condition.STARTING and seen.answering is False and now >= seen.started_at + ANSWER_WITHIN:
+    if mute(seen, at, now):
         return f"not answering on its port within {ANSWER_WITHIN:.0f} s"
     return ""
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from twinhull.plan import teardown
 from twinhull.plan.actions import Phase, Standing
-from twinhull.plan.condition import BAD, SATISFIED, Condition, describe, label
+from twinhull.plan.condition import BAD, SATISFIED, Condition, failure, label, mute
 from twinhull.plan.draft import Draft
 from twinhull.plan.memory import RolloutStatus
 from twinhull.plan.observed import Seen
+from twinhull.plan.rollout import Member
 from twinhull.plan.scene import Scene
 
 
@@ -30,8 +31,13 @@ def of(scene: Scene, draft: Draft) -> Standing:
     phase, reason = _phase(scene, draft)
     settled = quiet and scene.rollout is None and phase in (Phase.UP, Phase.COMPLETED, Phase.FAILING)
     if phase is Phase.FAILING:
-        settled = settled and not any(m.at in BAD - {Condition.GIVEN_UP} for m in scene.members)
+        settled = settled and all(_final(m, draft.now) for m in scene.current)
     return Standing(scene.name, phase, ready, wanted, settled or (phase is Phase.WAITING and scene.hopeless), reason)
+
+
+def _final(member: Member, now: float) -> bool:
+    """Whether it won't become better by itself."""
+    return member.at in SATISFIED or member.at is Condition.GIVEN_UP or mute(member.seen, member.at, now)
 
 
 def _phase(scene: Scene, draft: Draft) -> tuple[Phase, str]:
@@ -52,9 +58,9 @@ def _phase(scene: Scene, draft: Draft) -> tuple[Phase, str]:
 
 def _short(scene: Scene, draft: Draft) -> tuple[Phase, str]:
     """Fewer than wanted: starting, or failing and why."""
-    bad = next((m for m in scene.current if m.at in BAD), None)
+    bad = next((m for m in scene.current if m.at in BAD or mute(m.seen, m.at, draft.now)), None)
     if bad is not None:
-        return Phase.FAILING, f"{label(bad.seen)}: {describe(bad.seen)}"
+        return Phase.FAILING, f"{label(bad.seen)}: {failure(bad.seen, bad.at, draft.now)}"
     for slot in range(1, scene.wish.replicas + 1) if draft.observed.failed else ():
         failed = draft.observed.failed.get(f"{scene.name}/{slot}")
         if failed is not None:
