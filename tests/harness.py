@@ -172,7 +172,9 @@ class Daemon:
         self.process.wait(STOP)
 
     def clear(self) -> None:
-        """Remove all instances, volumes and networks that tests made."""
+        """Remove all applications, instances, volumes and networks that tests made."""
+        for name in self.cli("ls", "-q").lines:
+            self.cli("down", "-p", name, "-v", timeout=240)
         if names := self.cli("ps", "-aq").lines:
             self.cli("rm", "-f", "-v", *names)
         for kind in ("volume", "network"):

@@ -411,6 +411,8 @@ class LocalEngine(Engine):
         users = [live.record.name for live in self._instances.lives.values() if live.record.image_id == image.id]
         if users and not (force and not any(self._instances.find(name).up for name in users)):
             raise ConflictError(f"image {ref} is used by {', '.join(users)}", "remove these instances first")
+        if (services := self.apps.users_of(image.id)) and not force:
+            raise ConflictError(f"image {ref} is used by {', '.join(services)}", "twinhull down, or force it")
         gone = await self._images.remove(ref, force=force)
         await self._images.collect(self._used_images())
         self._events.emit("image", "remove", image.id, ref)

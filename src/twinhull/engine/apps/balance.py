@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from twinhull.engine.apps.state import App
 from twinhull.engine.live import Live
 from twinhull.errors import ConflictError, TwinhullError
+from twinhull.gateway import routes
 from twinhull.gateway.base import Backend, BackendStats, Gateway, Server
 from twinhull.network import addresses
 from twinhull.network.host import NetworkHost
 from twinhull.plan.actions import Drain, Serve
 from twinhull.plan.lifecycle import is_up
-from twinhull.spec.app import ServiceSpec
+from twinhull.spec.app import AppSpec, ServiceSpec
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.service import ServiceRecord, ServiceSide
@@ -43,6 +44,7 @@ class Balance:
     ports: dict[tuple[str, str], tuple[PortMapping, ...]] = field(default_factory=dict)
     _set: dict[tuple[str, str], ServiceRecord] = field(default_factory=dict)
     _routed: tuple[Backend, ...] = ()
+    _leading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _routing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _errors: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -76,19 +78,29 @@ class Balance:
             await self.refresh(app)
 
     async def refresh(self, app: App) -> None:
-        """Make the services of an app lead to the members that serve now."""
-        for name in self._names(app):
-            record = self._record(app, name)
-            if self._set.get((app.name, name)) == record:
-                continue
-            chosen = await self.network.set_service(record)
-            if chosen != self.ports.get((app.name, name), ()):
-                self.ports[app.name, name] = chosen
-                self.table.save_ports(app.name, name, chosen)
-            self._set[app.name, name] = record
-        for service in [service for held, service in self._set if held == app.name and service not in self._names(app)]:
-            await self._remove(app.name, service)
+        """Make the services of an app lead to the members that serve now. Raises ConflictError for a port or route that another has."""
+        async with self._leading:
+            for name in self._names(app):
+                await self._lead(app, name)
+            for service in [service for held, service in self._set if held == app.name and service not in self._names(app)]:
+                await self._remove(app.name, service)
         await self.route()
+
+    async def _lead(self, app: App, name: str) -> None:
+        record = self._record(app, name)
+        if self._set.get((app.name, name)) == record:
+            return
+        chosen = await self.network.set_service(record)
+        if chosen != self.ports.get((app.name, name), ()):
+            self.ports[app.name, name] = chosen
+            self.table.save_ports(app.name, name, chosen)
+        self._set[app.name, name] = record
+
+    def check(self, spec: AppSpec) -> None:
+        """Raises ConflictError if an app of this description would claim a route that another has, or one twice."""
+        others = [backend for app in self.apps.values() if app.name != spec.name for backend in self._backends(app)]
+        own = [Backend(f"{spec.name}/{name}", service.routes) for name, service in spec.services.items() if service.routes]
+        routes.build((*others, *own))
 
     async def route(self) -> None:
         """Tell the gateway, if anything is new to it."""
@@ -253,10 +265,10 @@ class Balance:
 def resolved(service: ServiceSpec, exposed: Iterable[int]) -> ServiceSpec:
     """With its exposed ports complete, and every route's port decided. Raises ConflictError where that isn't clear."""
     ports = tuple(dict.fromkeys((*service.expose, *exposed)))
-    routes = []
+    decided = []
     for route in service.routes:
         if not route.port and len(ports) != 1:
             which = f"it exposes {', '.join(map(str, ports))}" if ports else "it exposes none"
             raise ConflictError(f"service {service.name}: its route names no port, and {which}", "x-twinhull: {route: {port: …}}")
-        routes.append(replace(route, port=route.port or ports[0]))
-    return replace(service, expose=ports, routes=tuple(routes))
+        decided.append(replace(route, port=route.port or ports[0]))
+    return replace(service, expose=ports, routes=tuple(decided))

@@ -78,6 +78,7 @@ class LocalApps(AppEngine):
     def start_all(self) -> None:
         """Begin to look after every app; instances and network are there."""
         self.instances.events.called.append(self._happened)
+        self.instances.tasks.spawn("lead to applications", self.balance.route())
         for app in self.apps.values():
             self.loop.start(app)
 
@@ -98,6 +99,10 @@ class LocalApps(AppEngine):
         for app in self.apps.values():
             if event.id in app.members:
                 app.wake()
+
+    def users_of(self, image_id: str) -> list[str]:
+        """The services whose wanted revision is of this image."""
+        return [f"{app.name}/{name}" for app in self.apps.values() for name, pin in app.revision.pins.items() if pin.image_id == image_id]
 
     def used_images(self) -> set[str]:
         """Ids of images that a wanted or rememberable revision needs."""
@@ -174,6 +179,7 @@ class LocalApps(AppEngine):
             pins[name] = Pin(image.id, salted(found, image.id, salts.get(name, "")))
         complete = replace(spec, services=services, secret_values={}, notes=())
         complete = replace(complete, volumes={**complete.volumes, **_own_volumes(complete)})
+        self.balance.check(complete)
         number = max((each.number for each in app.revisions), default=0) + 1 if app else 1
         return Revision(spec.name, number, time.time(), options.cause, complete, pins)
 

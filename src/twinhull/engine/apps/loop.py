@@ -25,6 +25,7 @@ from twinhull.spec.app import ServiceSpec
 _log = logging.getLogger(__name__)
 _PROBE_EVERY = 0.05
 _DRAIN_LOOK = 0.25
+_TRY_AGAIN = 2.0
 """Seconds between two questions how many connections are open, and between two connects to a port that doesn't answer yet."""
 
 
@@ -67,6 +68,7 @@ class Loop:
         app.standings = plan.standings
         app.settled = not plan.actions and not app.busy and all(standing.settled for standing in plan.standings.values())
         await self._begin(app, plan, observed.now)
+        app.settled = app.settled or bool(app.trouble)
         app.announce()
         parts = {f"network:{name}" for name in observed.networks} | {f"volume:{name}" for name in observed.volumes}
         again = parts & app.failed.keys()  # couldn't be removed: to be tried once more
@@ -75,7 +77,8 @@ class Loop:
             return 0.0
         draining = any(member.state.draining_since for member in app.members.values())
         look = observed.now + _DRAIN_LOOK if draining else 0.0
-        return min((at for at in (plan.wake_at, look) if at), default=0.0)
+        retry = observed.now + _TRY_AGAIN if app.trouble else 0.0
+        return min((at for at in (plan.wake_at, look, retry) if at), default=0.0)
 
     async def _observe(self, app: App) -> Observed:
         lives = self.hands.instances.lives
@@ -87,10 +90,8 @@ class Loop:
 
     async def _begin(self, app: App, plan: Plan, now: float) -> None:
         traffic = [action for action in plan.actions if isinstance(action, Serve | Drain)]
-        if traffic:
-            await self.balance.apply(app, traffic, now)
-            for action in traffic:
-                self._note(app, action)
+        if traffic or app.trouble:
+            await self._lead(app, traffic, now)
         for other in plan.actions:
             if isinstance(other, Tell):
                 await self.hands.do(app, other)
@@ -100,6 +101,19 @@ class Loop:
                 self.tasks.spawn(f"{type(other).__name__.lower()} {app.name} {other.key}", self._do(app, other))
         if plan.actions:
             app.woken.set()  # what was told or led elsewhere is done already, and something may follow from it
+
+    async def _lead(self, app: App, traffic: list[Serve | Drain], now: float) -> None:
+        """Change who serves. What is in the way of it is told once, and tried again at every turn."""
+        try:
+            await self.balance.apply(app, traffic, now)
+        except TwinhullError as error:
+            if app.trouble != error.message:
+                app.trouble = error.message
+                app.note("lead", app.name, error.message, failed=True)
+        else:
+            app.trouble = ""
+        for action in traffic:
+            self._note(app, action)
 
     async def _do(self, app: App, action: Action) -> None:
         try:

@@ -39,6 +39,8 @@ class App:
     """By instance id: its health, and since when."""
     answering: dict[str, bool] = field(default_factory=dict)
     settled: bool = False
+    trouble: str = ""
+    """Why nothing can be led to its services: a port or a route is another's, the gateway can't run."""
     happened: deque[Happened] = field(default_factory=lambda: deque(maxlen=_HAPPENINGS))
     task: asyncio.Task[None] | None = None
     gone: asyncio.Event = field(default_factory=asyncio.Event)

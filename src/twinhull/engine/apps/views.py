@@ -32,6 +32,7 @@ def view(app: App, lives: Mapping[str, Live], balance: Balance, gateway_port: st
     services = tuple(_service(app, spec, lives, balance, gateway_port) for spec in app.spec.services.values())
     phases = [app.standings[name].phase for name in app.wanted.active if name in app.standings]
     state = "removing" if app.wanted.removed else str(min(phases, key=_WORST.index, default=Phase.STARTING))
+    state = str(Phase.FAILING) if app.trouble else state
     return AppView(
         app.name,
         state,
@@ -66,20 +67,31 @@ def _service(app: App, spec: ServiceSpec, lives: Mapping[str, Live], balance: Ba
     members = sorted((m for m in app.members.values() if m.service == name and m.instance_id in lives), key=lambda member: member.slot)
     return ServiceView(
         name,
-        str(standing.phase) if name in app.wanted.active else "inactive",
+        _state(app, name, standing),
         str(spec.template.runtime),
         spec.template.image,
         pin.image_id if pin else "",
         pin.fingerprint if pin else "",
         app.wanted.scale.get(name, spec.replicas),
         standing.ready,
-        standing.reason,
+        (_leads(spec) and app.trouble) or standing.reason,
         balance.ports.get((app.name, name), ()),
         tuple(url(route, gateway_port) for route in spec.routes),
         {balance.networks[key].name: address for key, address in networks.items() if key in balance.networks},
         tuple(_member(app, member.instance_id, lives[member.instance_id]) for member in members),
         _rollout(app, name),
     )
+
+
+def _state(app: App, name: str, standing: Standing) -> str:
+    if name not in app.wanted.active:
+        return "inactive"
+    return str(Phase.FAILING) if app.trouble and _leads(app.spec.services[name]) else str(standing.phase)
+
+
+def _leads(spec: ServiceSpec) -> bool:
+    """Whether something outside is to lead to the service."""
+    return bool(spec.ports or spec.routes)
 
 
 def _member(app: App, instance_id: str, live: Live) -> MemberView:

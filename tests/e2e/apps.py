@@ -1,0 +1,133 @@
+"""A small application for tests: its compose file, its daemon, and a load on its gateway that counts every failure."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.harness import CommandError, Daemon
+
+from twinhull.client import Client
+from twinhull.engine.apps.base import AppView
+
+PATIENCE = 180.0
+"""Seconds for what an application does by itself, emulated guests on a crowded machine included."""
+SERVER = """\
+#!/bin/sh
+# answers CODE with TEXT on port 8080 after WARM_UP seconds; ends at once when asked to
+mkdir -p /www/cgi-bin
+printf '#!/bin/sh\\nprintf "Status: %s\\\\r\\\\n\\\\r\\\\n%s"\\n' "$CODE" "$TEXT" > /www/cgi-bin/x
+chmod 755 /www/cgi-bin/x
+echo "serving $TEXT"
+[ -z "$CRASH" ] || { echo "cannot go on: $CRASH" >&2; exit 3; }
+sleep "${WARM_UP:-0}"
+trap 'exit 0' TERM
+httpd -f -p 8080 -h /www &
+wait
+"""
+COMPOSE = """\
+name: {name}
+services:
+  web:
+    image: busybox
+    runtime: {runtime}
+    command: [sh, -c, "{command}"]
+    environment: {{CODE: "${{CODE:-200}}", TEXT: "${{TEXT:-one}}", CRASH: "${{CRASH:-}}", WARM_UP: "${{WARM_UP:-0}}"}}
+    stop_grace_period: 20s
+    deploy: {{replicas: 2, resources: {{limits: {{memory: 96M}}}}, update_config: {{monitor: 2s}}}}
+    x-twinhull: {{route: {{host: {name}.localhost, port: 8080}}}}
+{more}
+"""
+
+
+@dataclass
+class App:
+    """One application of one daemon."""
+
+    daemon: Daemon
+    folder: Path
+    name: str = "demo"
+    runtime: str = "container"
+    more: str = ""
+    env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        script = self.folder / "server.sh"
+        script.write_text(SERVER)
+        text = json.dumps(SERVER.replace("$", "$$"))[1:-1]
+        self.file = self.folder / f"{self.name}.yaml"
+        self.file.write_text(COMPOSE.format(name=self.name, runtime=self.runtime, command=text, more=self.more))
+
+    def cli(self, verb: str, *words: str, check: bool = True, timeout: float = PATIENCE, **env: str) -> Any:
+        """A command on it."""
+        return self.daemon.cli(*verb.split(), "-f", str(self.file), *words, env=self.env | env, check=check, timeout=timeout)
+
+    def up(self, **env: str) -> None:
+        """Until all is ready."""
+        self.env |= env
+        self.cli("up", "--wait")
+
+    def view(self) -> AppView:
+        """As the daemon has it."""
+        with Client(str(self.daemon.home.socket)) as client:
+            return client.app(self.name)
+
+    def until(self, what: str, condition: Callable[[AppView], bool], patience: float = PATIENCE) -> AppView:
+        """Wait for it to become so."""
+        deadline = time.monotonic() + patience
+        while not condition(view := self.view()):
+            if time.monotonic() > deadline:
+                raise CommandError(f"{self.name} isn't {what} after {patience:g} s: {view}")
+            time.sleep(0.1)
+        return view
+
+    def until_ready(self) -> AppView:
+        """All services up, nothing left to do."""
+        return self.until("ready", lambda view: view.settled and view.state == "up")
+
+    def get(self, path: str = "/cgi-bin/x") -> str:
+        """One answer through the gateway."""
+        host = f"Host: {self.name}.localhost"
+        return str(self.daemon.net.run("curl", "-sS", "-m", "30", "-H", host, f"http://127.0.0.1{path}").text)
+
+
+@dataclass
+class Counted:
+    """What a load came to."""
+
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Requests without a good answer."""
+        return int(self.report["failed"])
+
+    def __str__(self) -> str:
+        told = {key: self.report[key] for key in ("requests", "answers", "failed", "failures", "bodies")}
+        return f"{told} p50 {self.report['p50'] * 1000:.1f} ms p99 {self.report['p99'] * 1000:.1f} ms"
+
+
+@contextlib.contextmanager
+def load(app: App, rate: float, new: float = 0.3) -> Iterator[Counted]:
+    """Requests at a steady rate as long as the block takes; the counts are there when it has ended."""
+    stop, counted = app.folder / "stop", Counted()
+    stop.unlink(missing_ok=True)
+    argv = [sys.executable, str(Path(__file__).parents[1] / "load.py"), "--port", "80", "--host", f"{app.name}.localhost"]
+    argv += ["--path", "/cgi-bin/x", "--rate", str(rate), "--new", str(new), "--bodies", "--until", str(stop)]
+    process = app.daemon.net.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        yield counted
+        stop.touch()
+        out, _ = process.communicate(timeout=PATIENCE)
+        counted.report = json.loads(out)
+        print(counted)
+    finally:
+        process.kill()
+        process.wait()

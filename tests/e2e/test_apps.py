@@ -1,0 +1,232 @@
+"""Applications under load: every kind of planned change without one failed request, healing after every kind of accident, and bad
+revisions that go back by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.apps import App, load
+from tests.harness import Daemon, new_home
+from tests.images.base import archive
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs root"),
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("apps"),
+]
+RATE = {"container": 120.0, "vm": 25.0}
+"""Requests a second that two instances stand also where everything is emulated: each starts a program."""
+OTHER = {"container": "vm", "vm": "container"}
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Daemon]:
+    daemon = Daemon(new_home())
+    try:
+        daemon.start()
+        daemon.cli("image", "load", "-i", str(archive("busybox")))
+        yield daemon
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def app(machine: Daemon, runtime: str, tmp_path: Path) -> Iterator[App]:
+    found = App(machine, tmp_path, runtime=runtime)
+    yield found
+    machine.cli("down", "-p", found.name, "-v", check=False, timeout=240)
+
+
+def test_planned_changes_lose_no_request(app: App, tmp_path: Path) -> None:
+    """Configuration, scale, hull and back, rollback, a gateway that reloads for another application, a daemon that is killed."""
+    app.up()
+    with load(app, RATE[app.runtime]) as counted:
+        app.up(TEXT="two")
+        app.cli("scale", "web=3")
+        app.cli("scale", "web=2")
+        app.cli("isolate", "web", OTHER[app.runtime])
+        app.cli("isolate", "web", app.runtime)
+        other = App(app.daemon, tmp_path, name="other")
+        other.up()
+        assert other.get() == "one"
+        other.cli("down", "-v")
+        app.cli("rollback", "1")
+        app.daemon.kill()
+        app.daemon.start()
+        app.until_ready()
+        assert app.get() == "one"
+    assert counted.failed == 0, counted
+    assert set(counted.report["bodies"]) == {"one", "two"}
+    causes = [each["cause"] for each in json.loads(app.cli("revisions", "--json").text)]
+    assert causes == ["rollback to 1", f"isolate web {app.runtime}", f"isolate web {OTHER[app.runtime]}", "up", "up"]
+
+
+BAD = {
+    "crash": ({"CRASH": "no disk"}, "exit code 3", "cannot go on: no disk"),
+    "errors": ({"CODE": "500"}, "requests failed", ""),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_revision_goes_back_by_itself(app: App, fault: str) -> None:
+    env, reason, line = BAD[fault]
+    app.up()
+    before = {member.fingerprint for member in app.view().services[0].members}
+    with load(app, RATE[app.runtime]) as counted:
+        done = app.cli("up", "--wait", check=False, **env)
+        view = app.until("back", lambda view: _back(view.services[0].rollout) and view.settled)
+    rollout = view.services[0].rollout
+    assert rollout is not None
+    assert {member.fingerprint for member in view.services[0].members} == before
+    assert reason in rollout.reason, rollout
+    assert line in done.err.decode()
+    if fault == "crash":
+        assert counted.failed == 0, counted
+    else:  # it answered until it was found out; nothing else failed
+        assert all(text == "status 500" for _, text in counted.report["failures"]), counted
+
+
+def _back(rollout: object) -> bool:
+    return getattr(rollout, "status", "") == "rolled-back"
+
+
+def _workload(app: App) -> int:
+    """The pid, outside, of the first instance's hull or program."""
+    member = app.view().services[0].members[0]
+    folder = str(app.daemon.home.instance_run(member.id))
+    for entry in sorted(Path("/proc").iterdir()):
+        if entry.name.isdigit():
+            words = _words(entry)
+            if app.runtime == "vm" and any(f"guest={folder}" in word for word in words):
+                return int(entry.name)
+            if app.runtime == "container" and words[:1] == ["conmon"] and member.id in " ".join(words):
+                return int((entry / "task" / entry.name / "children").read_text().split()[0])
+    raise AssertionError(f"no process of {member.name}")
+
+
+def _words(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def _kill(find: Callable[[App], int]) -> Callable[[App], None]:
+    return lambda app: os.kill(find(app), signal.SIGKILL)
+
+
+def _named(program: str) -> Callable[[App], int]:
+    """A process of the gateway or the resolver of this daemon."""
+
+    def find(app: App) -> int:
+        home = str(app.daemon.home.state.parent)
+        for entry in sorted(Path("/proc").iterdir(), key=lambda path: path.name.zfill(9)):
+            if not entry.name.isdigit():
+                continue
+            words = _words(entry)
+            if words and words[0].rpartition("/")[2] == program and (home in " ".join(words) or home in _folder(entry)):
+                return int(entry.name)
+        raise AssertionError(f"no {program}")
+
+    return find
+
+
+def _folder(process: Path) -> str:
+    try:
+        return os.readlink(process / "cwd")
+    except OSError:
+        return ""
+
+
+def test_accidents_are_healed(app: App) -> None:
+    """A program that is killed, a gateway, a resolver; only requests under way to them may fail."""
+    app.up()
+    ask = ("compose exec", "-T", "web", "wget", "-q", "-O", "-", "http://web.demo.internal:8080/cgi-bin/x")
+    for accident in (_kill(_workload), _kill(_named("haproxy")), _kill(_named("dnsmasq"))):
+        accident(app)
+        time.sleep(0.2)  # until it is noticed, everything looks well
+        app.until_ready()
+        _eventually(lambda: app.get() == "one")
+        _eventually(lambda: app.cli(*ask, check=False).text == "one")
+    assert len({member.id for member in app.view().services[0].members}) == 2
+
+
+def _eventually(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+APART = """
+  inner:
+    image: busybox
+    runtime: {runtime}
+    command: [sleep, "1000"]
+    networks: [back]
+    stop_signal: KILL
+  both:
+    image: busybox
+    runtime: {runtime}
+    command: [sleep, "1000"]
+    networks: {{default: {{aliases: [twin]}}, back: }}
+    stop_signal: KILL
+    secrets: [word]
+    volumes: [data:/data]
+networks: {{back: {{internal: true}}}}
+secrets: {{word: {{environment: WORD}}}}
+volumes: {{data: }}
+"""
+
+
+def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runtime: str, tmp_path: Path) -> None:
+    app = App(machine, tmp_path, name="apart", runtime=runtime, more=APART.format(runtime=runtime))
+    app.up(WORD="hidden-42")
+    try:
+        ask = ("wget", "-T", "3", "-q", "-O", "-", "http://web.apart.internal:8080/cgi-bin/x")
+        assert app.cli("compose exec", "-T", "both", *ask).text == "one"
+        assert app.cli("compose exec", "-T", "inner", *ask, check=False).code != 0
+        assert app.cli("compose exec", "-T", "web", "nslookup", "twin").code == 0
+        assert app.cli("compose exec", "-T", "inner", "nslookup", "twin", check=False).code != 0
+        assert app.cli("compose exec", "-T", "both", "cat", "/run/secrets/word").text == "hidden-42"
+        app.cli("compose exec", "-T", "both", "sh", "-c", "echo kept > /data/x")
+        app.cli("compose restart", "both")
+        assert app.cli("compose exec", "-T", "both", "cat", "/data/x").text == "kept"
+        with open(machine.log) as log:
+            assert "hidden-42" not in log.read()
+        assert "hidden-42" not in machine.cli("inspect", "apart-both-1").text
+        assert app.cli("compose run", "--rm", "-T", "--no-deps", "both", "cat", "/data/x").text.strip() == "kept"
+    finally:
+        app.cli("down", "-v")
+    assert machine.cli("volume", "ls", "-q").text == ""
+    assert machine.cli("network", "ls", "-q").lines == ["default"]
+
+
+def test_a_killed_daemon_finishes_what_was_begun(machine: Daemon, tmp_path: Path) -> None:
+    """kill -9 at seeded moments of up, change and down; the next daemon makes it so."""
+    app = App(machine, tmp_path, name="cut")
+    for delay in (0.2, 0.4, 0.6, 1.0):
+        running = machine.popen("up", "-d", "-f", str(app.file))
+        time.sleep(delay)
+        machine.kill()
+        running.wait(60)
+        machine.start()
+        if not any(view == "cut" for view in machine.cli("ls", "-q").lines):
+            continue  # it was killed before it had heard of it
+        app.until_ready()
+        assert app.get() == "one"
+        down = machine.popen("down", "-f", str(app.file))
+        time.sleep(delay)
+        machine.kill()
+        down.wait(60)
+        machine.start()
+        _eventually(lambda: "cut" not in machine.cli("ls", "-q").lines or app.view().state != "removing", 120)
+        machine.cli("down", "-p", "cut", check=False, timeout=240)
+    assert machine.cli("ps", "-aq").text == ""
