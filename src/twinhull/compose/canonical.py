@@ -81,6 +81,17 @@ def apply(tree: Map, paths: Paths) -> Map:
     return tree
 
 
+def complete(tree: Map, paths: Paths) -> None:
+    """Defaults that would hide what an earlier file says if they were filled in before merging, in place."""
+    for service in tree.sub("services").values():
+        build = service.get("build")
+        if isinstance(build, Map) and not build.get("context"):
+            build.put("context", paths("."), build.mark)
+        for dependency in service.sub("depends_on").values():
+            if "required" not in dependency:
+                dependency.put("required", True, dependency.mark)
+
+
 def _change(holder: Map, changes: Mapping[str, Change]) -> None:
     for key in holder.keys() & changes.keys():
         if holder[key] is not None or key not in ("command", "entrypoint"):
@@ -129,7 +140,8 @@ def _health(check: Map) -> None:
 
 def _build(build: Map, paths: Paths) -> Map:
     _change(build, _BUILD)
-    build.put("context", paths.context(build.get("context") or "."), build.at("context"))
+    if build.get("context"):
+        build["context"] = paths.context(build["context"])
     contexts = build.sub("additional_contexts")
     for name, context in contexts.items():
         if context is not None:

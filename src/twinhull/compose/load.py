@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from twinhull.compose import canonical, lower, lowernetwork, model
 from twinhull.compose import environment as environments
 from twinhull.compose import files as discovery
-from twinhull.compose import lower, lowernetwork, model
 from twinhull.compose.profiles import choose
 from twinhull.compose.tree import Map
 from twinhull.spec.app import AppSpec, Note
@@ -79,6 +79,7 @@ def resolve(
     known = sorted({str(word) for service in tree.sub("services").values() if interpolate for word in service.seq("profiles")})
     if interpolate:
         _choose(tree, profiles or _listed(variables.get("COMPOSE_PROFILES", "")), services)
+        canonical.complete(tree, reading.paths)
         lowernetwork.settle(tree)
         environments.complete(tree.sub("services"), reading.variables)
     return Loaded(name, root, tree, tuple(reading.seen), reading.variables, tuple(reading.notes), tuple(known))

@@ -119,7 +119,7 @@ def files(service: Map, sources: Sources, secret_values: dict[str, str]) -> tupl
 
 
 def _config(entry: Map, mark: Mark, sources: Sources) -> FileSpec:
-    name = str(entry["source"]) if "source" in entry else ""
+    name = fields.text(entry, "source")
     fields.known(entry, "source", name, sources.configs, "config")
     config: Map = sources.configs[name]
     target = _target(entry, name, "/")
@@ -135,7 +135,7 @@ def _config(entry: Map, mark: Mark, sources: Sources) -> FileSpec:
 
 
 def _secret(entry: Map, mark: Mark, sources: Sources, secret_values: dict[str, str]) -> FileSpec:
-    name = str(entry["source"]) if "source" in entry else ""
+    name = fields.text(entry, "source")
     fields.known(entry, "source", name, sources.secrets, "secret")
     secret: Map = sources.secrets[name]
     target = _target(entry, name, "/run/secrets/")

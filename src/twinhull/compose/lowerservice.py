@@ -274,7 +274,7 @@ def _build(service: Map, sources: lowermounts.Sources) -> Build | None:
 
 
 def _build_secret(entry: Map, sources: lowermounts.Sources) -> tuple[str, str]:
-    name = str(entry["source"])
+    name = fields.text(entry, "source")
     fields.known(entry, "source", name, sources.secrets, "secret")
     secret: Map = sources.secrets[name]
     if "file" not in secret:

@@ -97,16 +97,14 @@ def words(value: Any, mark: Mark) -> Any:
 
 
 def depends_on(value: Any, mark: Mark) -> Map:
-    """Names as mappings with condition and required."""
-    names = nulls(value, mark)
-    found = Map(mark).tagged_as(names)
-    for name, item in names.items():
-        place = value.at(name) if isinstance(value, Map) else mark
-        entry = item if isinstance(item, Map) else Map(place)
-        if "condition" not in entry:
-            entry.put("condition", "service_started", place)
-        if "required" not in entry:
-            entry.put("required", True, place)
+    """Names as mappings with condition and required; a mapping stays."""
+    if isinstance(value, Map):
+        return value
+    found = Map(mark)
+    for name, place in value.items() if isinstance(value, Seq) else ():
+        entry = Map(place)
+        entry.put("condition", "service_started", place)
+        entry.put("required", True, place)
         found.put(name, entry, place)
     return found
 

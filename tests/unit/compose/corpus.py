@@ -269,6 +269,7 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (service("build: {dockerfile: a, dockerfile_inline: b}"), 4, "exclude each other"),
     (service("build: {secrets: [nobody]}"), 4, "secret 'nobody' isn't defined"),
     (service("build: {secrets: [a]}") + "secrets: {a: {environment: HOME}}\n", 4, "must come from a file"),
+    (service("build: {secrets: [{}]}"), 4, "secret '' isn't defined"),
     (service("build: {no_cache: x}"), 4, "neither true nor false"),
     (service("build: [a]"), 4, "services.web.build must be a string or a mapping"),
     (service("develop: {watch: [{path: .}]}"), 4, "needs the key 'action'"),

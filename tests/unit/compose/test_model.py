@@ -58,6 +58,17 @@ def test_mounts_are_one_per_target(app: App) -> None:
     ]
 
 
+def test_defaults_hide_nothing(app: App) -> None:
+    base = "services: {web: {build: ./src, depends_on: {b: {condition: service_started, required: false}}}, b: {image: x, profiles: [p]}}\n"
+    over = "services: {web: {build: {args: {A: 1}}, depends_on: {b: {condition: service_healthy}}}}\n"
+    web = app.spec(base, over).services["web"]
+    assert web.build is not None
+    assert (web.build.context, web.build.args, web.depends_on) == (f"{app.folder}/src", {"A": "1"}, ())
+    alone = app.spec("services: {web: {build: {args: {A: 1}}}}\n").services["web"].build
+    assert alone is not None
+    assert alone.context == str(app.folder)
+
+
 def test_ports_are_added(app: App) -> None:
     found = app.merged("ports: ['80:80', '81:81']", "ports: ['80:80', '80:80/udp']")["ports"]
     assert [(port["published"], port["protocol"]) for port in found] == [("80", "tcp"), ("81", "tcp"), ("80", "udp")]
