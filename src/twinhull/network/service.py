@@ -28,7 +28,7 @@ TURNS = 256
 
 Endpoints = Sequence[tuple[str, int]]
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.[A-Za-z0-9._-]+")
 _NO_ENDPOINTS = ("meta l4proto tcp reject with tcp reset", "reject with icmpx type port-unreachable")
 
 
