@@ -249,6 +249,23 @@ async def test_only_what_may_be_repeated_is_repeated(home: Home) -> None:
         assert sorted(posted) == [200, 200, 502, 502]
 
 
+async def test_a_500_of_one_instance_is_asked_of_another_and_counted(home: Home) -> None:
+    async def broken(request: Request) -> tuple[int, bytes]:
+        return 500, b"broken"
+
+    async with origins("good", "bad") as (good, bad), gateway(home) as gate:
+        bad.handler = broken
+        await gate.apply((backend(good, bad),))
+        assert {(await ask()).text for _ in range(6)} == {"good"}
+        errors = {server.name: server.errors for server in (await gate.stats())[0].servers}
+        assert errors == {"good": 0, "bad": len(bad.requests)}
+        assert sorted([(await ask(method="POST")).status for _ in range(4)]) == [200, 200, 500, 500]
+        await gate.apply((backend(bad),))
+        before = len(bad.requests)
+        assert (await ask()).status == 500
+        assert len(bad.requests) == before + 1
+
+
 async def test_what_cannot_be_reached_is_tried_elsewhere_whatever_the_method(home: Home) -> None:
     async with origins("good", "gone") as (good, gone), gateway(home) as gate:
         await gone.stop()
@@ -267,7 +284,7 @@ async def test_a_failing_instance_is_taken_out_and_comes_back(home: Home) -> Non
         await gate.apply((backend(a, b),))
 
         async def ejected() -> bool:
-            await ask()
+            await ask(method="POST")
             return next(server.status for server in (await gate.stats())[0].servers if server.name == "b").startswith("DOWN")
 
         await eventually(ejected)

@@ -148,7 +148,8 @@ def _defaults(routing: Routing, settings: Settings) -> list[str]:
         # A connection that isn't accepted may be tried elsewhere whatever the method; the rest is for requests that may be repeated.
         "  retries 3",
         "  option redispatch 1",
-        "  retry-on conn-failure empty-response junk-response 0rtt-rejected",
+        # A 500 of one instance may be a broken version's: another one is asked. 502, 503, 504 may be overload, which more requests worsen.
+        "  retry-on conn-failure empty-response junk-response 0rtt-rejected 500",
         *(
             f"  http-error status {status} content-type application/problem+json lf-file {status}.page hdr X-Gateway-Page 1"
             + (" hdr Retry-After 1" if status == 503 else "")
@@ -299,7 +300,8 @@ def _pool(pool: Pool, *, servers: bool) -> list[str]:
 
 def _http_rules(pool: Pool) -> list[str]:
     route = pool.route
-    rules = []
+    # With one instance there is nobody else to ask.
+    rules = ["  http-request disable-l7-retry if { nbsrv lt 2 }"]
     if route.auth:
         # The place of sign-on. Until there is one, a route that asks for it stays shut rather than open.
         rules.append(

@@ -79,8 +79,8 @@ def _backend(name: str, rows: Rows, servers: Mapping[str, Rows], p95: float) -> 
 
 
 def _server(name: str, rows: Rows) -> ServerStats:
-    """The first row is the current worker's. A 5xx counts as an error, and so does what never became an answer."""
-    errors = _sum(rows, "econ") + _sum(rows, "eresp") + _sum(rows, "hrsp_5xx")
+    """The first row is the current worker's. Errors: a 5xx, what never became an answer, and what then was asked elsewhere."""
+    errors = sum(_sum(rows, column) for column in ("econ", "eresp", "hrsp_5xx", "wretr"))
     return ServerStats(name, _sum(rows, "scur"), _sum(rows, "stot"), errors, rows[0].get("status", ""))
 
 
