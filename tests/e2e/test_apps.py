@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.xdist_group("apps"),
 ]
-RATE = {"container": 120.0, "vm": 25.0}
+RATE = {"container": 100.0, "vm": 15.0}
 """Requests a second that two instances stand also where everything is emulated: each starts a program."""
 OTHER = {"container": "vm", "vm": "container"}
 
@@ -45,14 +45,12 @@ def app(machine: Daemon, runtime: str, tmp_path: Path) -> Iterator[App]:
 
 
 def test_planned_changes_lose_no_request(app: App, tmp_path: Path) -> None:
-    """Configuration, scale, hull and back, rollback, a gateway that reloads for another application, a daemon that is killed."""
+    """Configuration, scale, rollback, a gateway that reloads for another application, a daemon that is killed."""
     app.up()
     with load(app, RATE[app.runtime]) as counted:
         app.up(TEXT="two")
         app.cli("scale", "web=3")
         app.cli("scale", "web=2")
-        app.cli("isolate", "web", OTHER[app.runtime])
-        app.cli("isolate", "web", app.runtime)
         other = App(app.daemon, tmp_path, name="other")
         other.up()
         assert other.get() == "one"
@@ -64,8 +62,18 @@ def test_planned_changes_lose_no_request(app: App, tmp_path: Path) -> None:
         assert app.get() == "one"
     assert counted.failed == 0, counted
     assert set(counted.report["bodies"]) == {"one", "two"}
+    assert [each["cause"] for each in json.loads(app.cli("revisions", "--json").text)] == ["rollback to 1", "up", "up"]
+
+
+def test_a_service_moves_between_hulls_without_losing_a_request(app: App) -> None:
+    app.up()
+    with load(app, RATE["vm"]) as counted:
+        for runtime in (OTHER[app.runtime], app.runtime):
+            app.cli("isolate", "web", runtime)
+            assert {member.runtime for member in app.view().services[0].members} == {runtime}
+    assert counted.failed == 0, counted
     causes = [each["cause"] for each in json.loads(app.cli("revisions", "--json").text)]
-    assert causes == ["rollback to 1", f"isolate web {app.runtime}", f"isolate web {OTHER[app.runtime]}", "up", "up"]
+    assert causes == [f"isolate web {app.runtime}", f"isolate web {OTHER[app.runtime]}", "up"]
 
 
 BAD = {
