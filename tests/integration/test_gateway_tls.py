@@ -154,12 +154,12 @@ async def test_certificates_come_by_acme_and_are_renewed_without_a_reload(home: 
 
             await eventually(served, 60)
             before = (await serial("shop.test"), await gate._master.runtime.workers())
-            assert await gate.due(0) == []
-            assert await gate.due(1e12) == ["shop.test"]
+            assert await gate.renewals.due(0) == []
+            assert await gate.renewals.due(1e12) == ["shop.test"]
             held = client("shop.test", None)
             assert (await held.ask(host="shop.test")).text == "a"
             async with load() as running:
-                await gate.renew("shop.test")
+                await gate.renewals.renew("shop.test")
                 await running.more(100)
             assert running.failures == []
             assert await serial("shop.test") != before[0]

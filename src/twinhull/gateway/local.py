@@ -17,12 +17,12 @@ from pydantic import TypeAdapter
 
 from twinhull.errors import ConflictError, PermanentError, TemporaryError, TwinhullError, UserError
 from twinhull.gateway import accesslog, configuration, routes, servers, stats
-from twinhull.gateway.acme import Issuer
 from twinhull.gateway.base import Backend, BackendStats, Gateway
 from twinhull.gateway.certificates import Certificate, Store, crt_list
 from twinhull.gateway.haproxy import Seen, Worker
 from twinhull.gateway.listeners import Listeners, listen, taken_over
 from twinhull.gateway.process import CONFIGURATION, Master, user, write_all
+from twinhull.gateway.renewal import Doer, Renewals
 from twinhull.gateway.routes import Pool, Routing
 from twinhull.gateway.settings import Settings
 from twinhull.gateway.stats import Rows
@@ -36,9 +36,7 @@ _APPLIED, _DIRTY = "applied.json", "dirty"
 _REAP_PAUSE = 0.25
 _ROTATE_PAUSE = 10.0
 _OWN_LOG = 1 << 20
-_RENEW_PAUSE = 3600.0
 _RESTART_PAUSE = 0.2
-_RETRY_LEAST, _RETRY_MOST = 60.0, 6 * 3600.0
 
 
 class HaproxyGateway(Gateway):
@@ -59,7 +57,7 @@ class HaproxyGateway(Gateway):
         self._deadlines: dict[tuple[int, str, str], float] = {}
         self._changed = asyncio.Event()
         self._reaping = asyncio.Event()
-        self._renewing = asyncio.Event()
+        self.renewals = Renewals(settings, self._store, Doer(self._acme_hosts, self._answer, self.install))
 
     # life
 
@@ -95,7 +93,7 @@ class HaproxyGateway(Gateway):
             group.create_task(self._heal(), name="gateway: heal")
             group.create_task(self._reap(), name="gateway: remove servers")
             group.create_task(self._rotate(), name="gateway: rotate the access log")
-            group.create_task(self._renew(), name="gateway: renew certificates")
+            group.create_task(self.renewals.run(), name="gateway: renew certificates")
 
     # changes
 
@@ -110,7 +108,7 @@ class HaproxyGateway(Gateway):
             self._write({_APPLIED: _backends.dump_json(backends)})
         self._changed.set()
         self._reaping.set()
-        self._renewing.set()
+        self.renewals.look()
 
     async def _bring_about(self, routing: Routing, certificates: Mapping[str, Certificate]) -> None:
         if self._master.running:
@@ -360,57 +358,18 @@ class HaproxyGateway(Gateway):
                 _log.warning("rotate %s: %s", self._access_log, error)
             await asyncio.sleep(_ROTATE_PAUSE)
 
-    async def _renew(self) -> None:
-        """Get what is missing or old, at once after a change and every hour; what fails waits ever longer."""
-        waits: dict[str, tuple[float, float]] = {}
-        while True:
-            self._renewing.clear()
-            now = time.monotonic()
-            for host in await self.due(time.time()):
-                next_try, pause = waits.get(host, (0.0, _RETRY_LEAST))
-                if now >= next_try:
-                    try:
-                        await self.renew(host)
-                        waits.pop(host, None)
-                    except (TwinhullError, OSError) as error:
-                        _log.warning("%s; trying again in %.0f s", error, pause)
-                        waits[host] = (time.monotonic() + pause, min(2 * pause, _RETRY_MOST))
-            pause = min([_RENEW_PAUSE, *(max(1.0, moment - time.monotonic()) for moment, _ in waits.values())])
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._renewing.wait()
-
-    # ACME
-
-    async def due(self, now: float) -> list[str]:
-        """Hosts whose ACME certificate is missing or old."""
-        wanted = [host for host, kind in self._routing.certificates.items() if kind == "acme"] if self._master.running else []
-        found = {host: await asyncio.to_thread(self._store.acme, host) for host in wanted}
-        return [host for host, certificate in found.items() if certificate is None or certificate.due(now)]
-
-    async def renew(self, host: str) -> None:
-        """Get a certificate for a host and serve with it. Raises TemporaryError with what the authority said."""
-        loop = asyncio.get_running_loop()
-
-        def provide(path: str, text: str) -> None:
-            asyncio.run_coroutine_threadsafe(self._challenge(path, text), loop).result(30)
-
-        self._store.prepare()
-        try:
-            pem = await asyncio.to_thread(Issuer(self._settings, self._store.account, provide).issue, host)
-        finally:
-            self._challenges.clear()
-        await self.install(self._store.keep(host, pem))
-        _log.info("got a certificate for %s", host)
-
-    async def _challenge(self, path: str, text: str) -> None:
+    async def _answer(self, challenges: Mapping[str, str]) -> None:
+        """ACME's proofs."""
         async with self._lock:
-            self._challenges[path] = text
+            self._challenges = dict(challenges)
             lines = configuration.lines(self._challenges)
             self._write({configuration.CHALLENGES: lines.encode()})
             for worker in await self._master.runtime.workers():
                 if worker.current:
                     await self._master.runtime.replace_map(worker, configuration.CHALLENGES, lines)
+
+    def _acme_hosts(self) -> list[str]:
+        return [host for host, kind in self._routing.certificates.items() if kind == "acme"] if self._master.running else []
 
 
 def _is_tls(name: str) -> bool:
