@@ -109,6 +109,32 @@ async def test_a_clone_goes_on_where_the_application_was_as_somebody_else(home: 
     assert (store.made, store.resumed, store.failed) == (1, 2, 0)
 
 
+async def test_clones_have_nothing_in_common_that_must_be_ones_own(home: Home, erofs: Path, store: Snapshots) -> None:
+    """bench/clones.py asks 200."""
+    await _capture(home, erofs, store)
+    seen = []
+    for number in range(1, 7):
+        snapshot = await store.obtain(_KEY)
+        assert snapshot is not None
+        instance = VmInstance(_launch(home, erofs, number), home, resume=Resume(snapshot, store))
+        try:
+            await instance.create()
+            await instance.start()
+            script = f"head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /proc/sys/kernel/random/uuid {BOOT_ID}; hostname"
+            seen.append((await output_of(instance, script)).split())
+            earliest = time.time()
+            said = float(
+                await output_of(
+                    instance, """adjtimex | awk '/time.tv_sec/ {s=$2} /time.tv_usec/ {u=$2} END {printf "%.6f", s + u / 1e6}'"""
+                )
+            )
+            assert earliest - 0.01 < said < time.time() + 0.01
+        finally:
+            await instance.delete(purge=True)
+    for values in zip(*seen, strict=True):
+        assert len(set(values)) == len(seen), values
+
+
 async def test_a_parked_clone_of_it_is_ready_at_once(home: Home, erofs: Path, store: Snapshots) -> None:
     await _capture(home, erofs, store)
     snapshot = await store.obtain(_KEY)

@@ -122,6 +122,7 @@ class LocalEngine(Engine):
         await Recovery(self._instances).all()
         await self._remove_strays()
         self._tasks.spawn("rotate logs", self._rotate_logs())
+        self._pool.expect(parking.want(Resources(), 1))  # the usual VM: its template is made now, not when somebody waits
         self._tasks.spawn("park VMs", self._pool.keep())
         self._tasks.spawn("supervise dns", self._network.supervise())
         await self._gateway.open()
