@@ -20,7 +20,7 @@ from tests.images.base import archive
 from bench import world
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources, Runtime
 
-_IMAGE = "localhost/debian-python:latest"
+_IMAGE = "localhost/debian-python:bookworm"
 _SERVER = ("python3", "-c", "import http.server as h; h.HTTPServer(('', 80), h.SimpleHTTPRequestHandler).serve_forever()")
 _LOOK = """
 import os
