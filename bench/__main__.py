@@ -28,17 +28,19 @@ from bench.world import Daemon
 from twinhull.spec.instance import Resources, Runtime
 
 ROWS = ("true", "http", "warm-up", "containers", "vms", "overhead", "idle", "cycles", "fuzz")
-_PLAIN, _READY = '[vm]\nparked = 0\n[network]\npool = "10.231.0.0/16"\n', '[vm]\nparked = 2\n[network]\npool = "10.232.0.0/16"\n'
-_SERVICE = "localhost/debian-python:latest"
+_PLAIN = '[vm]\nparked = 0\n[network]\npool = "10.231.0.0/16"\n'
+_READY = '[vm]\nparked = 2\n[network]\npool = "{pool}"\n'
+_SERVICE = "localhost/debian-python:bookworm"
 
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What runs. `plain`: a daemon without pools; `ready`: one with parked guests."""
+    """What runs. Daemons: `plain` without pools, `ready` with parked guests, `warm` with parked clones of a snapshot."""
 
     rows: Sequence[str]
     plain: Daemon
     ready: Daemon
+    warm: Daemon
     peers: dict[str, Peer]
 
 
@@ -55,13 +57,15 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(world.scratch())
         plain = stack.enter_context(world.daemon(scratch / "h", images, _PLAIN))
-        ready = plain if options.no_pools else stack.enter_context(world.daemon(scratch / "r", images, _READY))
+        pools = () if options.no_pools or "http" not in rows else ("10.232.0.0/16", "10.233.0.0/16")
+        others = [stack.enter_context(world.daemon(scratch / f"r{at}", images, _READY.format(pool=pool))) for at, pool in enumerate(pools)]
+        ready, warm = others or (plain, plain)
         peers = {peer.name: peer for peer in _peers(scratch, images[0]) if _wanted(peer.name, options)}
         for peer in peers.values():
             stack.callback(peer.down)
             peer.up()
         try:
-            _run(_World(rows, plain, ready, peers), options, samples)
+            _run(_World(rows, plain, ready, warm, peers), options, samples)
         finally:
             report(samples, Path(options.out))
     if "fuzz" in rows:
@@ -73,16 +77,16 @@ def main() -> int:
 
 def _run(world_: _World, options: argparse.Namespace, samples: Samples) -> None:
     """Each kind of row after the other; within a kind, subjects take turns."""
-    rows, plain, ready, peers = world_.rows, world_.plain, world_.ready, world_.peers
+    rows, plain, peers = world_.rows, world_.plain, world_.peers
     ours = [Twinhull(plain, Runtime.CONTAINER), Twinhull(plain, Runtime.VM)]
-    pools = [] if options.no_pools else _pools(ready)
+    pools = [] if options.no_pools else _pools(world_)
     turns: list[starts.Turn] = []
     if "true" in rows:
         turns += starts.turns(TRUE, [*peers.values(), ours[0]])
     if "http" in rows:
         turns += starts.turns(HTTP, [peer for peer in (*peers.values(), *ours, *pools) if _wanted(peer.name, options)])
     if "warm-up" in rows:
-        turns += starts.turns(WARM, [peer for peer in _services(plain, ready, options) if _wanted(peer.name, options)])
+        turns += starts.turns(WARM, [peer for peer in _services(world_, options) if _wanted(peer.name, options)])
     if turns:
         starts.take(turns, options.rounds, options.seed, samples)
     docker = [peers["docker"]] if "docker" in peers else []
@@ -107,23 +111,18 @@ def _peers(scratch: Path, image: Path) -> list[Peer]:
     return [Docker(scratch, image), Podman(scratch, image), BareCrun(scratch, image)]
 
 
-def _pools(ready: Daemon) -> list[Peer]:
+def _pools(world_: _World) -> list[Peer]:
     return [
-        Twinhull(ready, Runtime.VM, PARKED, parked=1),
-        *([Twinhull(ready, Runtime.VM, SNAPSHOT, snapshot="app")] if _APP_SNAPSHOTS else []),
-        *([Twinhull(ready, Runtime.VM, PARKED_SNAPSHOT, parked=1, snapshot="app")] if _APP_SNAPSHOTS else []),
+        Twinhull(world_.ready, Runtime.VM, PARKED, parked=1),
+        Twinhull(world_.plain, Runtime.VM, SNAPSHOT, snapshot="app"),
+        Twinhull(world_.warm, Runtime.VM, PARKED_SNAPSHOT, parked=1, snapshot="app"),
     ]
 
 
-_APP_SNAPSHOTS = False
-"""Until the engine has them, their rows are left out."""
-
-
-def _services(plain: Daemon, ready: Daemon, options: argparse.Namespace) -> list[Peer]:
+def _services(world_: _World, options: argparse.Namespace) -> list[Peer]:
     """The slow service: cold as a container, and from its snapshot as a VM."""
-    spec = {"image": _SERVICE, "command": starts.slow_service(options.load), "resources": Resources(memory=512 << 20)}
-    cold = Twinhull(plain, Runtime.CONTAINER, **spec)
-    return [cold, *([Twinhull(ready, Runtime.VM, SNAPSHOT, snapshot="app", **spec)] if _APP_SNAPSHOTS else [])]
+    spec = {"image": _SERVICE, "command": starts.slow_service(options.load), "resources": Resources(memory=512 << 20), "page": "/"}
+    return [Twinhull(world_.plain, Runtime.CONTAINER, **spec), Twinhull(world_.plain, Runtime.VM, SNAPSHOT, snapshot="app", **spec)]
 
 
 def _wanted(name: str, options: argparse.Namespace) -> bool:
@@ -134,7 +133,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=ROWS, help="this row (may be repeated)")
     parser.add_argument("--without", action="append", default=[], metavar="PEER", help="leave out subjects whose name contains this word")
-    parser.add_argument("--no-pools", action="store_true", help="no second daemon with parked guests")
+    parser.add_argument("--no-pools", action="store_true", help="no parked guests and no snapshots in http, and no daemons for them")
     parser.add_argument("--rounds", type=int, default=30, help="starts of each subject")
     parser.add_argument("--crowds", type=int, default=3, help="times that many start at once")
     parser.add_argument("--containers", type=int, default=50)

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests import leaks
 
 from bench.model import CONTAINER, CYCLES, DRIFT, FAULTS, IDLE_CPU, IDLE_MEMORY, OVERHEAD, VM, Row, Samples
-from bench.peers import Peer, Twinhull, first_page
-from bench.starts import PORTS
+from bench.peers import PORTS, Peer, Twinhull, first_page
 from bench.world import Daemon, cpu_seconds, memory
 from twinhull.instance.vm import process
 from twinhull.spec.instance import Runtime

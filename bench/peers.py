@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from twinhull.spec.instance import InstanceSpec, PortMapping, Resources, Runtime
 IMAGE = "localhost/busybox:latest"
 SERVER = ("httpd", "-f", "-p", "80", "-h", "/etc")
 PAGE = "/passwd"
+PORTS = itertools.count(20_000)
+"""Ports that nobody has had before: a connection of an earlier start can't be taken for an answer."""
 PATIENCE = 60.0
 """Seconds in which a server must answer."""
 
@@ -32,6 +35,7 @@ class Peer(ABC):
     """One engine. `name` is what the table shows."""
 
     name = ""
+    page = PAGE
 
     @abstractmethod
     def up(self) -> None:
@@ -64,7 +68,7 @@ class Peer(ABC):
         """Seconds from the request to the first page; the server is gone afterwards."""
         start = time.perf_counter()
         self.begin(port)
-        seconds = first_page(*self.address(port), start)
+        seconds = first_page(*self.address(port), start, page=self.page)
         self.end(port)
         return seconds
 
@@ -216,11 +220,16 @@ class BareCrun(Peer):
 
 
 class Twinhull(Peer):
-    """This project: the CLI for `run_true`, one API request for `begin`. `spec`: what else its instances have."""
+    """This project: the CLI for `run_true`, one API request for `begin`. `spec`: what else its instances have.
 
-    def __init__(self, daemon: Daemon, runtime: Runtime, name: str = "", *, parked: int = 0, **spec: Any) -> None:
+    `parked`: guests that must wait before a start. With `snapshot` in `spec` all starts go on from one that is made before the first.
+    """
+
+    def __init__(self, daemon: Daemon, runtime: Runtime, name: str = "", *, parked: int = 0, page: str = PAGE, **spec: Any) -> None:
         self.name = name or f"twinhull {runtime}"
         self._parked, self._demanded = parked, False
+        self._snapshot = "snapshot" in spec
+        self.page = page
         self._daemon = daemon
         self._runtime = runtime
         self._spec = {"image": IMAGE, "command": SERVER, "resources": Resources(memory=128 << 20)} | spec
@@ -233,9 +242,18 @@ class Twinhull(Peer):
 
     def settle(self) -> None:
         """`parked` guests wait; those that were claimed are made anew in the background, which is not a part of any start."""
+        if self._snapshot and not self._demanded:
+            self._keep_warm(next(PORTS))
         if self._parked and self._demanded:
             _until(lambda: int(self._daemon.client().info()["vm_parked"]["waiting"]) >= self._parked, f"{self._parked} parked guests")
         self._demanded = True
+
+    def _keep_warm(self, port: int) -> None:
+        """A snapshot of the server after its first page."""
+        self.begin(port)
+        first_page("127.0.0.1", port, time.perf_counter(), page=self.page)
+        self._daemon.client().snapshot_create(f"b{port}")
+        self.end(port)
 
     def run_true(self) -> float:
         argv = [PROGRAM, "run", "--rm", "--runtime", str(self._runtime), IMAGE, "true"]

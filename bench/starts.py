@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-import time
 from collections.abc import Callable, Sequence
 
-from bench.model import HTTP, TRUE, WARM, Row, Samples
-from bench.peers import Peer, first_page
+from bench.model import TRUE, Row, Samples
+from bench.peers import PORTS, Peer
 
-PORTS = itertools.count(20_000)
-"""Ports that nobody has had before: a connection of an earlier start can't be taken for an answer."""
 _LOADS = r"""
 import ast, http.server, pathlib, sys, time
 loaded, files = [], sorted(pathlib.Path(ast.__file__).parent.glob("**/*.py"))
@@ -50,17 +46,4 @@ def take(all_turns: list[Turn], rounds: int, seed: int, samples: Samples) -> Non
 
 
 def _measure(row: Row, peer: Peer) -> Callable[[], float]:
-    if row == TRUE:
-        return peer.run_true
-    if row == HTTP:
-        return lambda: peer.serve(next(PORTS))
-    assert row == WARM
-    return lambda: _warm(peer, next(PORTS))
-
-
-def _warm(peer: Peer, port: int) -> float:
-    start = time.perf_counter()
-    peer.begin(port)
-    seconds = first_page(*peer.address(port), start, page="/")
-    peer.end(port)
-    return seconds
+    return peer.run_true if row == TRUE else lambda: peer.serve(next(PORTS))
