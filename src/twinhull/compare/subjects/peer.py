@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shlex
 import tempfile
 import time
@@ -98,8 +99,15 @@ class Peer(Subject):
         limits = {"--memory": wanted.memory, "--cpus": wanted.cpus, "--pids-limit": wanted.pids}
         flags = [f"{flag}={value}" for flag, value in limits.items() if value] + ["--label", f"{_LABEL}={self._run}"]
         flags += ["-v", wanted.volume] if wanted.volume else []
+        flags += [f"--ulimit={name}={limit}:{limit}" for name, limit in _limits()]
         entry = [] if wanted.command is None else ["--entrypoint", wanted.command[0]]
         return [*flags, *entry, wanted.image, *(wanted.command or ())[1:]]
 
     def _call(self, *words: str) -> str:
         return proc.run_blocking([*self._argv, *words], timeout=300).text
+
+
+def _limits() -> list[tuple[str, int]]:
+    """This process's own limits, said aloud: engines try to raise them else, which a root without CAP_SYS_RESOURCE may not."""
+    hard = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1], "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1]}
+    return [(name, limit) for name, limit in hard.items() if limit != resource.RLIM_INFINITY]

@@ -1,0 +1,106 @@
+"""What the host's kernel does for certain processes: ftrace, in an instance of its own, so that nobody else's tracing is touched.
+
+Two questions, asked of the same processes and their children: which system calls they make (the raw_syscalls tracepoint), and which of
+the kernel's functions run for them (the function tracer, which many kernels refuse). Events that were lost void the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from twinhull.compare.subjects.base import NotMeasuredError
+
+_ROOTS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_BUFFER_KB = 65536
+"""For each CPU."""
+_CALL = re.compile(r"sys_enter: NR (-?\d+)")
+_FUNCTION = re.compile(r": (\S+) <-")
+_INTERRUPTS = re.compile(r"irq|softirq|tick_|hrtimer_interrupt|sched_tick|cpuidle|do_idle")
+"""What runs between other things, for whoever: left out, as are the idle loop's functions."""
+
+
+class Tracing:
+    """One instance of tracefs; removed on leaving. Raises NotMeasuredError where there is none, or the kernel refuses."""
+
+    def __init__(self) -> None:
+        root = next((root for root in _ROOTS if (root / "instances").is_dir()), None)
+        if root is None:
+            raise NotMeasuredError("tracefs isn't mounted, or isn't readable: root can: mount -t tracefs none /sys/kernel/tracing")
+        self._folder = root / "instances" / f"twinhull-compare-{os.getpid()}"
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise NotMeasuredError(f"the kernel makes no tracing instance: {error.strerror}") from error
+        self._write("buffer_size_kb", str(_BUFFER_KB))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._folder.rmdir()
+
+    @contextmanager
+    def calls(self, threads: Iterable[int]) -> Iterator[None]:
+        """Record the system calls of these threads and their children during the block."""
+        self._write("set_event_pid", " ".join(map(str, threads)))
+        self._write("options/event-fork", "1")
+        self._write("events/raw_syscalls/sys_enter/enable", "1")
+        try:
+            yield
+        finally:
+            self._write("events/raw_syscalls/sys_enter/enable", "0")
+
+    @contextmanager
+    def functions(self, threads: Iterable[int]) -> Iterator[None]:
+        """Record the kernel functions that run for them."""
+        self._write("set_ftrace_pid", " ".join(map(str, threads)))
+        self._write("options/function-fork", "1")
+        self._write("current_tracer", "function")
+        try:
+            yield
+        finally:
+            self._write("tracing_on", "0")
+
+    def seen_calls(self) -> tuple[set[int], int]:
+        """Distinct numbers, and how many events there were."""
+        found, count = self._seen(_CALL)
+        return {int(word) for word in found}, count
+
+    def seen_functions(self) -> tuple[set[str], int]:
+        """Distinct names, interrupts left out, and how many events there were."""
+        names, count = self._seen(_FUNCTION)
+        return {name for name in names if not _INTERRUPTS.search(name)}, count
+
+    def _seen(self, pattern: re.Pattern[str]) -> tuple[set[str], int]:
+        """What the pattern finds in the buffer, which is emptied. Raises NotMeasuredError if events were lost."""
+        lost = sum(_lost(path.read_text()) for path in self._folder.glob("per_cpu/cpu*/stats"))
+        found: set[str] = set()
+        count = 0
+        with (self._folder / "trace").open(errors="replace") as lines:
+            for line in lines:
+                if match := pattern.search(line):
+                    found.add(match[1])
+                    count += 1
+        self._write("trace", "")
+        if lost:
+            raise NotMeasuredError(f"void: {lost} events were lost")
+        return found, count
+
+    def _write(self, name: str, value: str) -> None:
+        try:
+            (self._folder / name).write_text(value)
+        except OSError as error:
+            raise NotMeasuredError(f"the kernel refuses {name}: {error.strerror}") from error
+
+
+def _lost(stats: str) -> int:
+    """Of a CPU's buffer."""
+    words = ("overrun", "commit overrun", "dropped events")
+    pairs = (line.partition(":") for line in stats.splitlines())
+    return sum(int(value) for key, _, value in pairs if key.strip() in words)
