@@ -16,6 +16,8 @@ from twinhull.sys import proc
 
 KNOWN = ("docker", "podman")
 _LABEL = "twinhull.compare"
+_ENOUGH = 1024
+"""Files and processes for an instance that is measured."""
 
 
 class Peer(Subject):
@@ -108,6 +110,6 @@ class Peer(Subject):
 
 
 def _limits() -> list[tuple[str, int]]:
-    """This process's own limits, said aloud: engines try to raise them else, which a root without CAP_SYS_RESOURCE may not."""
+    """Limits below our own, said aloud: engines try to raise them else, which a root without CAP_SYS_RESOURCE may not."""
     hard = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1], "nproc": resource.getrlimit(resource.RLIMIT_NPROC)[1]}
-    return [(name, limit) for name, limit in hard.items() if limit != resource.RLIM_INFINITY]
+    return [(name, min(limit, _ENOUGH)) for name, limit in hard.items() if limit != resource.RLIM_INFINITY]
