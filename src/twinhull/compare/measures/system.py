@@ -24,10 +24,10 @@ class System(Measure):
 
     def take(self, turn: Recorder) -> None:
         more = 5 if turn.full else 1
-        count = 50_000 * more
+        count = 20_000 * more
         dd = ("dd", "if=/dev/zero", "of=/dev/null", "bs=1", f"count={count}", "status=progress")
         turn.tool("system.call", ("sh", "-c", f"LC_ALL=C {' '.join(dd)} 2>&1"), lambda text: copied(text) / (2 * count))
-        for word, operations in (("switch", 10_000 * more), ("fork", 200 * more), ("fault", 500 * more)):
+        for word, operations in (("switch", 1000 * more), ("fork", 100 * more), ("fault", 300 * more)):
             argv = ("sh", "-c", f"{_STRESS} --{word} 1 --{word}-ops {operations} 2>&1")
             turn.tool(f"system.{word}", argv, lambda text, word=word: 1 / rate(text, word))  # type: ignore[misc]
         runs = 20 * more

@@ -34,6 +34,8 @@ class Wanted:
     pids: int = 0
     volume: str = ""
     """Where a new volume is mounted."""
+    snapshot: str = ""
+    """As in InstanceSpec."""
 
 
 @dataclass(frozen=True, slots=True)

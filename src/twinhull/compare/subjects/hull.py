@@ -110,6 +110,7 @@ class Hull(Subject):
             command=wanted.command,
             labels={LABEL: self._run},
             resources=Resources(cpus=wanted.cpus, memory=wanted.memory, pids=0 if self._runtime is Runtime.SANDBOX else wanted.pids),
+            snapshot=wanted.snapshot,
             mounts=(MountSpec(MountType.VOLUME, wanted.volume),) if wanted.volume else (),
         )
 
