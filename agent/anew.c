@@ -150,7 +150,7 @@ int anew_resume(struct guest *guest, const struct frame *frame, struct fault *fa
 		return -1;
 	forget_output(guest);
 	forget_traffic(guest);
-	if (net_release(&guest->config, fault) < 0 || net_configure(&identity, fault) < 0 || rename_workload(guest, &identity, fault) < 0) {
+	if (net_exchange(&guest->config, &identity, fault) < 0 || net_configure(&identity, fault) < 0 || rename_workload(guest, &identity, fault) < 0) {
 		config_free(&identity);
 		return -1;
 	}

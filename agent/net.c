@@ -391,3 +391,48 @@ int net_release(const struct config *config, struct fault *fault)
 	close(link.socket);
 	return result;
 }
+
+static bool same_texts(char *const *one, char *const *other)
+{
+	while (*one && *other && strcmp(*one, *other) == 0)
+		one++, other++;
+	return !*one && !*other;
+}
+
+/* The same routes by the same gateway: what differs is only who is there. */
+static bool same_place(const struct interface *one, const struct interface *other)
+{
+	return strcmp(one->name, other->name) == 0 && strcmp(one->gateway, other->gateway) == 0 && strcmp(one->gateway6, other->gateway6) == 0 &&
+	       one->is_default == other->is_default && one->mtu == other->mtu && same_texts(one->routes, other->routes);
+}
+
+static int exchange_one(struct netlink *link, const struct interface *before, const struct interface *after)
+{
+	int index = find_link(link, before->mac);
+
+	errno = ENODEV;
+	if (!index)
+		return -1;
+	remove_address(link, index, before->address);
+	remove_address(link, index, before->address6);
+	return set_mac(link, index, after->mac);
+}
+
+int net_exchange(const struct config *before, const struct config *after, struct fault *fault)
+{
+	struct netlink link;
+	bool same = before->interface_count == after->interface_count;
+	int result = 0;
+
+	for (size_t i = 0; same && i < before->interface_count; i++)
+		same = same_place(&before->interfaces[i], &after->interfaces[i]);
+	if (!same)
+		return net_release(before, fault);
+	if (open_netlink(&link) < 0)
+		return fault_internal(fault, "netlink: %s", strerror(errno));
+	for (size_t i = 0; result == 0 && i < before->interface_count; i++)
+		if (exchange_one(&link, &before->interfaces[i], &after->interfaces[i]) < 0)
+			result = fault_internal(fault, "exchange %s: %s", before->interfaces[i].name, strerror(errno));
+	close(link.socket);
+	return result;
+}

@@ -11,6 +11,8 @@ void net_prepare(void);
 /* Every interface of the config found by its MAC, named, addressed, routed. */
 int net_configure(const struct config *config, struct fault *fault);
 
+/* Let the interfaces of `before` be those of `after`, for `net_configure`: what needn't go down stays up. */
+int net_exchange(const struct config *before, const struct config *after, struct fault *fault);
 /* Give the config's interfaces back: down, without addresses, with the template's MACs, so that `net_configure` finds them again. */
 int net_release(const struct config *config, struct fault *fault);
 

@@ -54,6 +54,7 @@ from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process, Session, Stats
 from twinhull.instance.vm import accelerator, parking, snapshots, template
+from twinhull.instance.vm.launchers import launchers
 from twinhull.instance.vm.parking import Pool
 from twinhull.instance.vm.snapshots import About, Snapshots
 from twinhull.network import addresses
@@ -124,6 +125,8 @@ class LocalEngine(Engine):
         self._tasks.spawn("rotate logs", self._rotate_logs())
         self._pool.expect(parking.want(Resources(), 1))  # the usual VM: its template is made now, not when somebody waits
         self._tasks.spawn("park VMs", self._pool.keep())
+        if self.settings.parked:
+            launchers.keep()
         self._tasks.spawn("supervise dns", self._network.supervise())
         await self._gateway.open()
         self._tasks.spawn("supervise gateway", self._gateway.supervise())
@@ -137,6 +140,7 @@ class LocalEngine(Engine):
         self._events.close()
         await self._tasks.close()
         await self._pool.close()
+        await launchers.close()
         self._snapshots.close()
         await self._gateway.close(remove=all)
         await self._network.close(remove=all)

@@ -56,12 +56,17 @@ if TYPE_CHECKING:
 
 
 BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from twinhull.instance.vm import jail; jail.main(sys.argv[2])"
+BOOT_AHEAD = "import sys; sys.path.insert(0, sys.argv[1]); from twinhull.instance.vm import jail; jail.wait(*map(int, sys.argv[2:]))"
+"""The same for a launcher that waits for its description (launchers.py): descriptor of its socket, pid of its daemon."""
 RECORD = "vm.json"
 VOLUMES = "/volumes"
 
 _VOLUME_CAPABILITIES = (0, 1, 3, 4)
 """CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: 9p serves files of all the guest's users."""
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_SIGKILL = 9
+_MESSAGE, _DESCRIPTORS = 1 << 18, 250
+"""Bytes of a description, and descriptors with it (SCM_MAX_FD is 253), at most."""
 _LAST_CAPABILITY = 63
 _SYS_PIVOT_ROOT = 155
 _ROOT_OPTIONS = "size=256k,nr_inodes=1024,mode=0755"
@@ -79,7 +84,10 @@ _LISTENER = b"listener "
 
 def main(run: str) -> None:
     """Start QEMU and end. Exit status 0: it runs (or ended since); else stderr says why not."""
-    description: Description = json.load(sys.stdin)
+    _report(json.load(sys.stdin), run)
+
+
+def _report(description: Description, run: str) -> None:
     try:
         launch(description, run)
     except (OSError, PermanentError) as error:
@@ -87,6 +95,33 @@ def main(run: str) -> None:
         sys.stderr.flush()
         os._exit(1)
     os._exit(0)
+
+
+def wait(descriptor: int, daemon: int) -> None:
+    """`main` for one description that comes later, with its descriptors; ends without one, and with the daemon."""
+    import socket  # on nobody else's way
+
+    namespaces.libc().prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+    if os.getppid() != daemon:
+        os._exit(1)
+    with socket.socket(fileno=descriptor) as waiting:
+        data, received, _, _ = socket.recv_fds(waiting, _MESSAGE, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        os._exit(0)
+    message = json.loads(data)
+    _renumber(received, message["descriptors"])
+    _report(message["description"], message["run"])
+
+
+def _renumber(received: list[int], wanted: list[int]) -> None:
+    """Give descriptors the numbers that they have on QEMU's command line."""
+    free = max(*received, *wanted, 2) + 1
+    apart = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, free) for number in received]
+    for number in received:
+        os.close(number)
+    for number, target in zip(apart, wanted, strict=True):
+        os.dup2(number, target, inheritable=True)
+        os.close(number)
 
 
 def launch(description: Description, run: str) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from twinhull.errors import PermanentError
 from twinhull.instance.vm import jail, qemu
+from twinhull.instance.vm.launchers import launchers
 from twinhull.sys import proc
 
 AGENT_SOCKET, QMP_SOCKET, CONSOLE_SOCKET = "agent.sock", "qmp.sock", "console.sock"
@@ -132,11 +133,14 @@ async def start(vm: qemu.Vm, cage: Cage, messages: Messages) -> Vmm:
     QEMU may still refuse its arguments afterwards: then it ends, and `messages` says why.
     """
     (cage.run / _ROOT).mkdir(exist_ok=True)
-    description = json.dumps(_describe(vm, cage, messages.descriptor)).encode()
+    description = _describe(vm, cage, messages.descriptor)
     package = str(Path(__file__).resolve().parents[3])
     launcher = (sys.executable, "-I", "-S", "-c", jail.BOOT, package, str(cage.run))
     descriptors = (*_descriptors(vm), messages.descriptor)
-    result = await proc.run(launcher, stdin=description, timeout=_START_SECONDS, check=False, pass_fds=descriptors)
+    result = await launchers.launch(cage.run, description, descriptors, _START_SECONDS)
+    if result is None:
+        text = json.dumps(description).encode()
+        result = await proc.run(launcher, stdin=text, timeout=_START_SECONDS, check=False, pass_fds=descriptors)
     vmm = recorded(cage.run)
     if vmm is not None:
         _strayed.discard(vmm.pid)
