@@ -18,6 +18,7 @@ _MEASURES = st.lists(
         warm_up=st.booleans(),
         subjects=st.lists(st.sampled_from(_SUBJECTS), min_size=1, unique=True).map(tuple),
         guess=st.floats(0.1, 10),
+        stage=st.integers(1, 2),
     ),
     unique_by=lambda planned: planned.name,
 )
@@ -29,7 +30,9 @@ def test_every_turn_once_and_rounds_in_order(measures: list[Planned], seed: int)
     wanted = {Turn(m.name, s, r) for m in measures for s in m.subjects for r in range(0 if m.warm_up else 1, m.rounds + 1)}
     assert len(turns) == len(wanted)
     assert set(turns) == wanted
-    assert [turn.round for turn in turns] == sorted(turn.round for turn in turns)
+    stages = {measure.name: measure.stage for measure in measures}
+    order = [(stages[turn.measure], turn.round) for turn in turns]
+    assert order == sorted(order)
     assert turns == plan.schedule(measures, seed)
 
 

@@ -1,7 +1,8 @@
 """Which turn comes when, and how long the rest will take. Pure: the seed is passed in, so that a run that goes on has the same plan.
 
 All subjects take their turns of a round before the next round begins, in an order that is drawn anew for every round: what changes on
-the machine meanwhile (its temperature, its neighbours) meets every subject alike.
+the machine meanwhile (its temperature, its neighbours) meets every subject alike. Measures that come second lose their turns first where
+the time is used up, instead of every measure losing its last rounds.
 """
 
 from __future__ import annotations
@@ -16,18 +17,25 @@ from twinhull.compare.model import Done, Turn
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A measure as the plan needs it. `guess`: seconds of a turn, until one has been seen."""
+    """`guess`: seconds of a turn, until one has been seen; `stage`: all turns of a stage come before those of the next."""
 
     name: str
     rounds: int
     warm_up: bool
     subjects: tuple[str, ...]
     guess: float
+    stage: int = 1
 
 
 def schedule(measures: Sequence[Planned], seed: int) -> tuple[Turn, ...]:
     """Every turn, in its order."""
     random = Random(seed)
+    stages = sorted({measure.stage for measure in measures})
+    return tuple(turn for stage in stages for turn in _rounds([measure for measure in measures if measure.stage == stage], random))
+
+
+def _rounds(measures: Sequence[Planned], random: Random) -> list[Turn]:
+    """Of one stage."""
     turns: list[Turn] = []
     for number in range(max((measure.rounds for measure in measures), default=0) + 1):
         due = [measure for measure in measures if number <= measure.rounds and (number > 0 or measure.warm_up)]
@@ -36,7 +44,7 @@ def schedule(measures: Sequence[Planned], seed: int) -> tuple[Turn, ...]:
             random.shuffle(block)
         random.shuffle(blocks)
         turns += [turn for block in blocks for turn in block]
-    return tuple(turns)
+    return turns
 
 
 def remaining(left: Iterable[Turn], done: Iterable[Done], guesses: Mapping[str, float]) -> float:

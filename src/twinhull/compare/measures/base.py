@@ -16,7 +16,7 @@ from twinhull.errors import TwinhullError
 
 
 class Measure(abc.ABC):
-    """`quick`, `full`: rounds in either profile, 0: not in it. `guess`: seconds of a turn before one was seen."""
+    """`quick`, `full`: rounds in either profile, 0: not in it. `guess`: seconds of a turn not seen yet. `stage`: 2 for what may wait."""
 
     name: str
     metrics: tuple[Metric, ...] = ()
@@ -24,6 +24,7 @@ class Measure(abc.ABC):
     full: int
     warm_up: bool = True
     guess: float = 2.0
+    stage: int = 1
     hulls_only: bool = False
     """Whether peers, which have command lines only, are left out."""
 

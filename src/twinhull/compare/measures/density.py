@@ -20,6 +20,7 @@ class Density(Measure):
     """A few servers at once, each asked in turn."""
 
     name = "density"
+    stage = 2
     quick, full, guess, warm_up = 1, 5, 3.0, False
     metrics = (
         Metric(

@@ -26,6 +26,7 @@ class Escape(Measure):
     """Harmless where they succeed (docs/security.md)."""
 
     name = "escape"
+    stage = 2
     quick, full, guess, warm_up = 1, 1, 20.0, False
 
     def take(self, turn: Recorder) -> None:

@@ -28,6 +28,7 @@ class Jitter(Measure):
     """The neighbour has one CPU, 256 MiB and 128 processes, in either hull."""
 
     name = "jitter"
+    stage = 2
     quick, full, guess = 5, 12, 5.0
     metrics = tuple(
         Metric(
