@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ContextDecorator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +15,18 @@ from twinhull.compose import files as discovery
 from twinhull.compose.profiles import choose
 from twinhull.compose.tree import Map
 from twinhull.spec.app import AppSpec, Note
+
+
+class _Uncollected(ContextDecorator):
+    """No cyclic garbage is made here, and looking for it would take more time than all the rest for a file of a thousand services."""
+
+    def __enter__(self) -> None:
+        self._enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_error: object) -> None:
+        if self._enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,7 @@ class Loaded:
     profiles: tuple[str, ...] = ()
     """Every profile that the files name, sorted."""
 
+    @_Uncollected()
     def spec(self) -> AppSpec:
         """What the engine is asked for. Raises ComposeError."""
         return lower.lower(self.tree, self.name, self.folder, self.variables, self.notes)
@@ -54,6 +69,7 @@ def load(
     ).spec()
 
 
+@_Uncollected()
 def resolve(
     files: Sequence[Path] = (),
     *,
