@@ -245,8 +245,12 @@ class Twinhull(Peer):
         if self._snapshot and not self._demanded:
             self._keep_warm(next(PORTS))
         if self._parked and self._demanded:
-            _until(lambda: int(self._daemon.client().info()["vm_parked"]["waiting"]) >= self._parked, f"{self._parked} parked guests")
+            _until(self._are_parked, f"{self._parked} parked guests")
         self._demanded = True
+
+    def _are_parked(self) -> bool:
+        pool = self._daemon.client().info()["vm_parked"]
+        return int(pool["waiting"]) >= self._parked and int(pool["missing"]) == 0  # of other shapes too
 
     def _keep_warm(self, port: int) -> None:
         """A snapshot of the server after its first page."""

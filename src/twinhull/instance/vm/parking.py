@@ -217,10 +217,12 @@ class Pool:
         self._counts.last_failure = reason
 
     def statistics(self) -> dict[str, int | str]:
-        """Guests that wait now; and since this process started: made, claimed, starts that found none, failures."""
+        """Guests that wait, and that are yet to be made; since this process began: made, claimed, starts that found none, failures."""
         counts = self._counts
+        wanted = self._wanted()
         return {
             "waiting": sum(map(len, self._waiting.values())),
+            "missing": sum(max(0, count - len(self._waiting.get(wish, ()))) for wish, count in wanted.items()),
             "made": counts.made,
             "claimed": counts.claimed,
             "missed": counts.missed,
@@ -257,9 +259,7 @@ class Pool:
 
     async def _next(self) -> Want | None:
         """A shape of which one is missing; those that nobody wants any more go."""
-        kind = qemu.Accelerator(accelerator.cached(self.home) or qemu.Accelerator.TCG)
-        now = time.monotonic()
-        wanted = parking.wanted(self._demand, now, parking.Bounds(self.limit, self.budget, COST[kind]))
+        now, wanted = time.monotonic(), self._wanted()
         for wish, waiting in self._waiting.items():
             while len(waiting) > wanted.get(wish, 0):
                 self.release(waiting.popleft())
@@ -268,6 +268,10 @@ class Pool:
             if len(self._waiting.get(wish, ())) < count and not refused:
                 return wish
         return None
+
+    def _wanted(self) -> dict[Want, int]:
+        kind = qemu.Accelerator(accelerator.cached(self.home) or qemu.Accelerator.TCG)
+        return parking.wanted(self._demand, time.monotonic(), parking.Bounds(self.limit, self.budget, COST[kind]))
 
     async def _add(self, wish: Want) -> None:
         try:
