@@ -208,8 +208,8 @@ def _guarded(measure: Measure, recorder: Recorder) -> None:
     """A measure's own failure is a row too."""
     try:
         measure.take(recorder)
-    except TwinhullError as error:
+    except (TwinhullError, OSError, ValueError, LookupError) as error:
         known = {record.metric for record in recorder.records if not isinstance(record, model.Fact)}
         for metric in measure.metrics:
             if metric.name not in known:
-                recorder.missing(metric.name, error.message)
+                recorder.missing(metric.name, str(error))

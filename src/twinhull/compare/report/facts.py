@@ -182,7 +182,7 @@ def _sentence(row: Row, subject: str, verdict: Verdict, baseline: str) -> str:
     assert base is not None
     figures = f"{subject} {text.value(mine.median, row.metric.unit)}, {baseline} {text.value(base.median, row.metric.unit)}"
     result = str(verdict) if verdict.word in (Word.OPEN, Word.SAME) else f"{verdict}, {verdicts.times(verdict.ratio)}"
-    return f"{row.metric.title}: {figures} ({result})." + (" About emulation." if row.remark else "")
+    return f"{row.metric.title}: {figures} ({result})." + (" About emulation." if row.remark and "vm" in (subject, baseline) else "")
 
 
 def _remarks(results: Results, emulated: bool) -> tuple[str, ...]:
