@@ -29,9 +29,16 @@ class Start(Measure):
     name = "start"
     quick, full, guess = 6, 30, 2.5
     metrics = (
-        Metric("start.ready", "Start, warm: request → it runs", "s", "POST /v1/instances?start=true → its answer; the image's own command"),
+        Metric(
+            "start.ready", "Start, warm: request → it runs", "s", "POST /v1/instances?start=true → its answer; peers: `run -d` → its exit"
+        ),
         Metric("start.output", "Start, warm: request → first output", "s", f"API run → first byte of `{SHELL} -c 'echo twinhull'`"),
-        Metric("start.http", "Start, warm: request → first HTTP 200", "s", "POST /v1/instances?start=true → first 200, asked every 2 ms"),
+        Metric(
+            "start.http",
+            "Start, warm: request → first HTTP 200",
+            "s",
+            "POST /v1/instances?start=true (peers: `run -d`) → first 200, asked every 2 ms",
+        ),
         Metric("start.cli", "Start by command line: spawn → exit", "s", f"spawn → exit of `run --rm IMAGE {SHELL} -c 'echo twinhull'`"),
     )
 
