@@ -51,6 +51,8 @@ _SHARES = 64
 _PAUSE, _PATIENCE = 1.0, 8.0
 """Seconds without a claim before the next guest is made, and how long that is waited for at most."""
 _EXERCISE_SECONDS = 60.0
+_ANSWER_SECONDS = 0.1
+"""In which a guest answers most pings; what it hasn't answered then isn't warm."""
 _RETRY_SECONDS = 300.0
 _LOOK_SECONDS = 60.0
 
@@ -338,6 +340,9 @@ async def _resume(found: Parked, guest: Assets, wanted: shape.Shape, origin: Sna
     assert found.monitor is not None
     assert found.agent is not None
     await found.agent.resume(GuestIdentity("parked", (), exercise.config(wanted.nics).interfaces))
+    await _knock(found)
+    await asyncio.sleep(_ANSWER_SECONDS)
+    await _quieten(found)
     await found.monitor.execute("stop")
 
 
@@ -434,6 +439,7 @@ async def _exercise(found: Parked, nics: int) -> None:
         for task in (ended, said):
             task.cancel()
         await asyncio.gather(ended, said, return_exceptions=True)
+    await _quieten(found)
     await agent.reset()
 
 
@@ -457,6 +463,13 @@ async def _knock(found: Parked) -> None:
         name = placeholders.name_of(tap)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(exercise.knock, name)
+
+
+async def _quieten(found: Parked) -> None:
+    """Down again: only then can every kernel rename it."""
+    for tap in found.taps[:1]:
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(exercise.set_up, placeholders.name_of(tap), up=False)
 
 
 async def recover(home: Home) -> None:
