@@ -218,7 +218,9 @@ class Machine:
             self.busy.discard(action.key)
             if self._refused(action):
                 before = self.failed.get(action.key)
-                self.failed[action.key] = Failure("no space left", self.now, before.count + 1 if before else 1)
+                kind = type(action).__name__
+                count = before.count + 1 if before and before.action == kind else 1
+                self.failed[action.key] = Failure("no space left", self.now, count, kind)
                 return
             self.failed.pop(action.key, None)
             effect()

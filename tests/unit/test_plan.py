@@ -466,6 +466,13 @@ def test_what_is_busy_is_left_alone_and_what_failed_is_tried_later() -> None:
     assert plan.standings["web"].reason == "web-2: no space left"
 
 
+def test_what_can_not_start_can_be_removed_at_once() -> None:
+    wanted = Desired(app(service()), {"web": Wish(service(), "r1", 0)})
+    made = Seen("web1", "web", 1, "r1", State.CREATED)
+    assert kinds(one(wanted, made, failed={"web/1": Failure("no such program", NOW, 9, "Start")})) == ["Remove web/1"]
+    assert not kinds(one(wanted, made, failed={"web/1": Failure("device is busy", NOW, 9, "Remove")}))
+
+
 # the way down
 
 

@@ -33,7 +33,8 @@ class Draft:
         if key in self.asked or key in self.observed.busy:
             return False
         failed = self.observed.failed.get(key)
-        if failed is not None and self.wake(failed.at + retry_delay(failed.count)):
+        same = failed is not None and failed.action in ("", type(action).__name__)
+        if failed is not None and same and self.wake(failed.at + retry_delay(failed.count)):
             return False
         self.asked.add(key)
         self.actions.append(action)

@@ -78,11 +78,15 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last tries of an action failed. count: in a row; at: the end of the last one; text: the error, for people."""
+    """The last tries of an action failed. text: the error, for people; at: the end of the last one; count: in a row.
+
+    action: the name of its class ("Start"): only the same is put off, so that what can't start can be removed at once. "": any.
+    """
 
     text: str
     at: float
     count: int = 1
+    action: str = ""
 
 
 @dataclass(frozen=True, slots=True)

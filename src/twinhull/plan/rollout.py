@@ -167,7 +167,7 @@ def _failures(wish: Wish, members: Sequence[Member], rollout: Rollout, draft: Dr
         failed = draft.observed.failed.get(f"{wish.spec.name}/{slot}")
         here = taken.get(slot)
         ours = here is None or (here.at is Condition.NEW and here.seen.fingerprint == rollout.to)
-        if failed is not None and failed.at >= rollout.started_at and ours:
+        if failed is not None and ours and failed.at >= rollout.started_at and failed.action in ("", "Create", "Start"):
             found.append((f"{slot}@{failed.at}", f"{wish.spec.name}-{slot} does not start: {failed.text}"))
     return found
 

@@ -112,6 +112,11 @@ class Decision:
     memory: ScaleMemory
     wake_at: float = 0.0
 
+    @property
+    def reason(self) -> str:
+        """For `top` and metrics: why it is this number."""
+        return f"{self.decided_by}: {self.bounds[-1].reason}" if self.bounds else ""
+
 
 def key(target: ScaleTarget) -> str:
     """Under which name a target's samples are kept: "rps", "queue:nats://…"."""

@@ -122,10 +122,11 @@ class Loop:
         except Exception as error:
             if not isinstance(error, TwinhullError):
                 _log.exception("app %s: %s", app.name, action)
-            before = app.failed.get(action.key)
+            before, kind = app.failed.get(action.key), type(action).__name__
             text = str(error) or type(error).__name__
-            app.failed[action.key] = Failure(text, time.time(), before.count + 1 if before else 1)
-            app.note(type(action).__name__, action.key, text, failed=True)
+            count = before.count + 1 if before and before.action == kind else 1
+            app.failed[action.key] = Failure(text, time.time(), count, kind)
+            app.note(kind, action.key, text, failed=True)
         finally:
             app.busy.discard(action.key)
             app.wake()
