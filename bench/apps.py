@@ -5,12 +5,12 @@
 Three measurements, each with its start and its end event:
   up       spawn of the CLI (`up -d`) → all eleven instances are healthy, images and daemons being there, volumes not
   scale    spawn of the CLI (`scale web=20`) → 20 instances of `web` are there, and each has answered an HTTP request at its own address
-  memory   how much less is available (MemAvailable) with those 20 than before the daemon was started
+  memory   with those 20: the proportional set size of the daemon and of everything below it, hypervisor and workloads included
 
 The peers: Debian's dockerd and docker-compose; Twinhull with containers only; Twinhull with `payment` as a VM, as the file says.
 docker-compose 1.29 knows no `start_interval`: it gets that as `interval`, so that both engines look after health twice a second.
 Everything runs in a network namespace and a mount namespace of its own. The order within each round is random (seeded). Prints n, medians
-and ratios; writes the raw samples as CSV. Other load on the machine falsifies `memory`.
+and ratios; writes the raw samples as CSV.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ APP = "shop"
 PATIENCE = 300.0
 """Seconds in which each step must be over."""
 _PAUSE = 0.02
+_MARK = "TWINHULL_BENCH"
+"""A variable in the environment of everything that this program starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +233,31 @@ def _answers(address: str) -> bool:
     return False
 
 
-def _available() -> int:
-    """Bytes of memory that programs could have."""
-    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) << 10
+def memory() -> int:
+    """Bytes of all processes that a side has started: those with its mark in their environment, and all below them."""
+    processes = {int(path.name): path for path in Path("/proc").glob("[0-9]*")}
+    parents = {pid: _parent(path) for pid, path in processes.items()}
+    counted = {pid for pid, path in processes.items() if f"{_MARK}={os.getpid()}".encode() in _read(path / "environ")}
+    while more := {pid for pid, parent in parents.items() if parent in counted} - counted:
+        counted |= more
+    return sum(_proportional(processes[pid]) for pid in counted)
+
+
+def _parent(process: Path) -> int:
+    fields = _read(process / "stat").rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
+
+
+def _proportional(process: Path) -> int:
+    lines = _read(process / "smaps_rollup").decode().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def _read(path: Path) -> bytes:
+    """b"" for a process that has gone."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def measure(sides: list[Side], options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
@@ -243,12 +266,11 @@ def measure(sides: list[Side], options: argparse.Namespace) -> dict[tuple[str, s
     samples: dict[tuple[str, str], list[float]] = {}
     for number in range(options.rounds):
         for side in order.sample(sides, len(sides)):
-            before = _available()
             with contextlib.ExitStack() as last:
                 last.callback(side.close)
                 side.open()
                 taken = {"up, s": up(side), "scale, s": scale(side, options.instances)}
-                taken["memory, MB"] = (before - _available()) / 1e6
+                taken["memory, MB"] = memory() / 1e6
                 side.run("down").end()
             for kind, value in taken.items():
                 samples.setdefault((kind, side.name), []).append(value)
@@ -285,6 +307,7 @@ def main() -> int:
         print(f"bench: needs {' and '.join(missing)}: apt-get install docker.io docker-compose", file=sys.stderr)
         return 1
     archive = shop.archive()
+    os.environ[_MARK] = str(os.getpid())
     namespaces.unshare(namespaces.CLONE_NEWNET)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     namespaces.prepare_daemon_namespace()
