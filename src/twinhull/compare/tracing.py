@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from twinhull.compare.subjects.base import NotMeasuredError
+from twinhull.errors import TwinhullError
+from twinhull.sys import mounts
 
 _ROOTS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _BUFFER_KB = 65536
@@ -26,24 +29,26 @@ _INTERRUPTS = re.compile(r"irq|softirq|tick_|hrtimer_interrupt|sched_tick|cpuidl
 
 
 class Tracing:
-    """One instance of tracefs; removed on leaving. Raises NotMeasuredError where there is none, or the kernel refuses."""
+    """One instance of tracefs; removed on leaving, with the mount if one was made. Raises NotMeasuredError where the kernel refuses."""
 
     def __init__(self) -> None:
-        root = next((root for root in _ROOTS if (root / "instances").is_dir()), None)
-        if root is None:
-            raise NotMeasuredError("tracefs isn't mounted, or isn't readable: root can: mount -t tracefs none /sys/kernel/tracing")
-        self._folder = root / "instances" / f"twinhull-compare-{os.getpid()}"
+        self._folder = Path()
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            self._folder.mkdir()
-        except OSError as error:
-            raise NotMeasuredError(f"the kernel makes no tracing instance: {error.strerror}") from error
-        self._write("buffer_size_kb", str(_BUFFER_KB))
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(_tracefs()) / "instances" / f"twinhull-compare-{os.getpid()}"
+            try:
+                self._folder.mkdir()
+            except OSError as error:
+                raise NotMeasuredError(f"the kernel makes no tracing instance: {error.strerror}") from error
+            stack.callback(self._folder.rmdir)
+            self._write("buffer_size_kb", str(_BUFFER_KB))
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._folder.rmdir()
+        self._stack.close()
 
     @contextmanager
     def calls(self, threads: Iterable[int]) -> Iterator[None]:
@@ -104,3 +109,21 @@ def _lost(stats: str) -> int:
     words = ("overrun", "commit overrun", "dropped events")
     pairs = (line.partition(":") for line in stats.splitlines())
     return sum(int(value) for key, _, value in pairs if key.strip() in words)
+
+
+@contextmanager
+def _tracefs() -> Iterator[Path]:
+    """Where it is mounted, or mounted for the time of the block at a place of its own."""
+    root = next((root for root in _ROOTS if (root / "instances").is_dir()), None)
+    if root is not None:
+        yield root
+        return
+    with tempfile.TemporaryDirectory(prefix="twinhull-compare-") as name:
+        try:
+            mounts.mount("tracefs", name, "tracefs")
+        except (OSError, TwinhullError) as error:
+            raise NotMeasuredError(f"tracefs can't be mounted: {error}", "root on the daemon's machine can") from error
+        try:
+            yield Path(name)
+        finally:
+            mounts.unmount(name)
