@@ -1,17 +1,20 @@
-"""`make demo`: one image, once as a container and once as a VM, with the commands a user would type, and what they cost here.
+"""`make demo`: one image, once as a container and once as a VM, and what that costs here; then a small shop, one of whose services is a VM.
 
 Everything is made in a home of its own (`TWINHULL_HOME`), so that `make demo-clean` can take all of it away again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,10 @@ RUNTIMES = ("container", "vm")
 PAGE = """mkdir -p /srv/www
 echo "hello from $(hostname), kernel $(uname -r)" >/srv/www/index.html
 exec python3 -m http.server 8000 -d /srv/www"""
+SHOP = CHECKOUT / "examples" / "shop"
+BASE = ("image", "bootstrap", "debian:bookworm", "--package", "ca-certificates", "--package", "curl", "-t", "localhost/debian:bookworm")
+"""What the shop's images are built on."""
+ORDERS = 3
 PATIENCE = 120.0
 """Seconds until the page must be there; an emulated VM boots in about five."""
 
@@ -49,8 +56,9 @@ def main() -> int:
 
 
 def show() -> int:
-    """The whole demonstration; 0 if both hulls served the page."""
+    """The whole demonstration; 0 if both hulls served the page and the shop shipped what was ordered."""
     _title("The daemon, with all of its things in " + str(HOME))
+    port = _gateway_port()
     if _ask("daemon", "status", check=False).returncode != 0:
         _type("daemon", "--detach")
     _prepare_image()
@@ -63,7 +71,8 @@ def show() -> int:
         _type("logs", "--tail", "1", f"demo-{runtime}")
         _type("exec", f"demo-{runtime}", "uname", "-r")
     _print_table(rows)
-    _print_next()
+    _show_shop(port)
+    _print_next(port)
     return 0
 
 
@@ -73,6 +82,8 @@ def clean() -> int:
         print("demo: nothing is left of it")
         return 0
     if _ask("daemon", "status", check=False).returncode == 0:
+        for name in _ask("ls", "-q").stdout.split():
+            _ask("down", "-p", name, "-v")
         for kind, arguments in (("ps", ("ps", "-aq")), ("volume", ("volume", "ls", "-q"))):
             if names := _ask(*arguments).stdout.split():
                 _ask(*(("rm", "-f", "-v") if kind == "ps" else ("volume", "rm", "-f")), *names)
@@ -149,13 +160,89 @@ def _print_table(rows: list[Row]) -> None:
         print("(This machine has no usable KVM, so the VM is emulated.)")
 
 
-def _print_next() -> None:
-    _title("Next, type")
+# the shop
+
+
+def _gateway_port() -> int:
+    """The port of this machine that the demo's gateway listens on: chosen once, and written into its configuration."""
+    file = HOME / "config" / "config.toml"
+    if not file.exists():
+        with contextlib.closing(socket.create_server(("127.0.0.1", 8080 if _is_free(8080) else 0))) as server:
+            port = server.getsockname()[1]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'[gateway]\nhttp = "127.0.0.1:{port}"\nhttps = ""\n')
+    return int(file.read_text().partition("127.0.0.1:")[2].partition('"')[0])
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), contextlib.closing(socket.create_server(("127.0.0.1", port))):
+        return True
+    return False
+
+
+def _show_shop(port: int) -> None:
+    """An application from one compose file: built, brought up, bought from, and a service moved into a VM while people shop."""
+    _title("An application: examples/shop, from one compose file")
+    _prepare_shop()
+    began = time.monotonic()
+    shop, bank = ("-f", str(SHOP / "compose.yaml")), ("-f", str(SHOP / "provider" / "compose.yaml"))
+    _type("up", "--wait", *bank)
+    _type("up", "--wait", *shop)
+    print(f"(from nothing to everything healthy in {time.monotonic() - began:.0f} s)")
+    _title(f"{ORDERS} customers buy something")
+    for number in range(1, ORDERS + 1):
+        _buy(port, number)
+    _title("A service moves into a VM, and the shop stays open")
+    _type("isolate", "cart", "vm", *shop)
+    _buy(port, ORDERS + 1)
+    _type("compose", "ps", *shop)
+
+
+def _prepare_shop() -> None:
+    """The shop's images: from this checkout's cache, else built from Debian's archive (two minutes, once)."""
+    if all(_ask("image", "inspect", f"localhost/shop/{name}:1", check=False).returncode == 0 for name in ("web", "provider")):
+        return
+    _type(*BASE)
+    cached = sorted((CHECKOUT / "build" / "test-cache").glob("shop-*.tar"))
+    if cached:
+        _type("image", "load", "-i", str(cached[-1]))
+    for file in [SHOP / "provider" / "compose.yaml", *([] if cached else [SHOP / "compose.yaml"])]:
+        _type("compose", "build", "-f", str(file))
+
+
+def _buy(port: int, number: int) -> None:
+    """Fill a cart, order, and see it shipped."""
+    cart, began = str(uuid.uuid4()), time.monotonic()
+    _call(port, "PUT", f"/carts/{cart}/items/mug", {"quantity": number})
+    buyer = {"name": f"Customer {number}", "address": "1 Quay Street", "card": "tok_pays", "cart": cart}
+    order = _call(port, "POST", "/orders", buyer, cart)
+    status, deadline = order["status"], began + PATIENCE
+    while status != "shipped":
+        if time.monotonic() > deadline:
+            raise SystemExit(f"demo: order {order['id']} isn't shipped within {PATIENCE:.0f} s: it is {status}")
+        time.sleep(0.2)
+        status = _call(port, "GET", f"/orders/{order['id']}?cart={cart}")["status"]
+    print(f"order {order['id']}: {order['total'] / 100:.2f}, shipped after {time.monotonic() - began:.1f} s")
+
+
+def _call(port: int, method: str, path: str, body: Any = None, key: str = "") -> Any:
+    headers = {"Host": "api.shop.localhost", "Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def _print_next(port: int) -> None:
+    _title(f"Look at http://shop.localhost:{port} (and its page \u201cBehind the counter\u201d). Next, type")
     print(f"""\
 export TWINHULL_HOME={HOME} PATH=$PATH:{CHECKOUT}/.venv/bin
 twinhull run --rm -it --runtime vm {IMAGE} bash     # a shell on a kernel of its own
-twinhull stats                                      # both, live
-twinhull help run
+twinhull stats                                      # everything, live
+cd {SHOP}
+twinhull isolate payment container                  # back into a container, without a lost request
+twinhull scale web=10
+twinhull compose logs --follow orders shipping
 make demo-clean                                     # and nothing is left of it""")
 
 

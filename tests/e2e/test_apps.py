@@ -92,6 +92,8 @@ def test_a_bad_revision_goes_back_by_itself(app: App, fault: str) -> None:
         view = app.until("back", lambda view: _back(view.services[0].rollout) and view.settled)
     rollout = view.services[0].rollout
     assert rollout is not None
+    assert done.code == 1
+    assert "rolled back" in done.err.decode()
     assert {member.fingerprint for member in view.services[0].members} == before
     assert reason in rollout.reason, rollout
     assert line in done.err.decode()

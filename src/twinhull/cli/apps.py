@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from twinhull.cli import appfile, human
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from twinhull.engine.apps.base import AppView, Happened, MemberView, ServiceView
     from twinhull.spec.app import AppSpec
 
+_CLOCKS = 5.0
+"""Seconds between a request and the moment from which its progress is followed, at the most."""
 _FAILED = ("failing", "waiting")
 _VERBS = {
     "CreateNetwork": "network", "RemoveNetwork": "remove", "CreateVolume": "volume", "RemoveVolume": "remove", "Create": "create",
@@ -80,19 +82,28 @@ def last_number(view: AppView | None) -> int:
 
 def follow(client: Client, app: str, done: Callable[[AppView], bool], *, since: int = 0, timeout: float | None = None) -> AppView:
     """Show what happens until `done`. Raises NotReadyError if nothing happens by itself any more before, and after `timeout` seconds."""
-    progress = Progress(since)
+    progress, begun = Progress(since), time()
     end = monotonic() + timeout if timeout else None
     with closing(client.app_watch(app)) as stream:
         for view in stream:
             progress.show(view)
             if done(view):
-                return view
+                return _unless_undone(view, begun)
             bad = [service for service in view.services if service.state in _FAILED]
             if view.settled and bad:
                 raise NotReadyError(_trouble(bad), f"twinhull compose logs -p {app} {bad[0].name}")
             if end and monotonic() > end:
                 raise NotReadyError(f"application {app} isn't ready after {timeout:g} s: {_trouble(bad or list(view.services))}")
     raise NotReadyError(f"application {app} has gone meanwhile")
+
+
+def _unless_undone(view: AppView, begun: float) -> AppView:
+    """The view. Raises NotReadyError if a change of this time was taken back."""
+    for service in view.services:
+        rollout = service.rollout
+        if rollout is not None and rollout.since >= begun - _CLOCKS and rollout.status in ("rolled-back", "failed"):
+            raise NotReadyError(f"the update of service {service.name} {rollout.status.replace('-', ' ')}: {rollout.reason}")
+    return view
 
 
 def ready(view: AppView) -> bool:

@@ -88,6 +88,8 @@ class LocalEngine(Engine):
         self._volumes = VolumeStore(home)
         self._network = NetworkHost(home)
         self._networks: dict[str, NetworkRecord] = {}
+        self._naming = asyncio.Lock()
+        """One network at a time is given its name, number and subnet."""
         self._snapshots = Snapshots(home)
         self._pool = Pool(home, settings.accelerator, settings.parked, settings.parked_memory, self._snapshots)
         launcher = Launcher(
@@ -429,6 +431,10 @@ class LocalEngine(Engine):
     # networks
 
     async def network_create(self, spec: NetworkSpec) -> NetworkView:
+        async with self._naming:
+            return await self._network_create(spec)
+
+    async def _network_create(self, spec: NetworkSpec) -> NetworkView:
         name = check_name(spec.name)
         if any(network.name == name for network in self._networks.values()):
             raise ConflictError(f"a network named {name} exists")

@@ -326,7 +326,8 @@ class LocalApps(AppEngine):
         now = time.time()
         number = max(each.number for each in app.revisions) + 1
         active = tuple(name for name in spec.services if name in app.wanted.active)
-        wanted = replace(app.wanted, active=active, asked_at={**app.wanted.asked_at, **dict.fromkeys(active, now)})
+        changed = [name for name in active if app.revision.pins.get(name) != pins.get(name)]
+        wanted = replace(app.wanted, active=active, asked_at={**app.wanted.asked_at, **dict.fromkeys(changed, now)})
         app.failed.clear()
         app.save(wanted=wanted, revision=Revision(app.name, number, now, cause, spec, dict(pins)))
         self.instances.events.emit("app", "up", "", app.name, revision=str(number), cause=cause)

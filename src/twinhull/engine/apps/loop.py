@@ -143,26 +143,27 @@ class Loop:
             live = self.hands.instances.lives.get(member.instance_id)
             if live is None or live.record.state is not State.RUNNING or live.health.status != "none":
                 app.answering.pop(member.instance_id, None)
+                app.probed.pop(member.instance_id, None)
                 continue
             found = app.made_from(member.service, member.fingerprint)
             port = probed_port(found[0]) if found else 0
-            if port and live.endpoints and member.instance_id not in app.answering:
-                app.answering[member.instance_id] = False
+            begun = (live.record.started_at, port)
+            if port and live.endpoints and app.probed.get(live.id) != begun:
+                app.probed[live.id] = begun
+                app.answering[live.id] = False
                 work = self._probe(app, live, port)
                 self.tasks.spawn(f"probe {live.record.name}", work)
 
     async def _probe(self, app: App, live: Live, port: int) -> None:
         """Until it answers or doesn't run any more."""
         started = live.record.started_at
-        while live.record.state is State.RUNNING and live.record.started_at == started and live.id in app.answering:
+        while live.record.state is State.RUNNING and app.probed.get(live.id) == (started, port):
             if await answers(live.endpoints[0].address, port):
-                if live.id in app.answering:
+                if app.probed.get(live.id) == (started, port):
                     app.answering[live.id] = True
                     app.wake()
                 return
             await asyncio.sleep(_PROBE_EVERY)
-        app.answering.pop(live.id, None)
-        app.wake()
 
 
 def probed_port(spec: ServiceSpec) -> int:

@@ -36,6 +36,7 @@ def _forget(app: App, instance_id: str) -> None:
     del app.members[instance_id]
     app.health.pop(instance_id, None)
     app.answering.pop(instance_id, None)
+    app.probed.pop(instance_id, None)
 
 
 def _seen(app: App, member: Member, live: Live, now: float, traffic: tuple[Mapping[str, int], Mapping[str, str]]) -> Seen:

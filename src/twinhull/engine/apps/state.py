@@ -38,6 +38,8 @@ class App:
     health: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By instance id: its health, and since when."""
     answering: dict[str, bool] = field(default_factory=dict)
+    probed: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """By instance id: the start and the port that `answering` is about."""
     settled: bool = False
     trouble: str = ""
     """Why nothing can be led to its services: a port or a route is another's, the gateway can't run."""
