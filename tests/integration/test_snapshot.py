@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from tests import leaks
 from tests.integration.vm_lab import busybox_root, decided, launch, lend, output_of, started
 
 from twinhull.home import Home
-from twinhull.instance.base import InjectedFile, Launch
-from twinhull.instance.vm import memory, parking, snapshots, template
+from twinhull.instance.base import InjectedFile, Interface, Launch
+from twinhull.instance.vm import memory, parking, placeholders, snapshots, template
 from twinhull.instance.vm.guest import BOOT_ID, RESUMED
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.parking import Want
@@ -29,6 +30,12 @@ echo warming; warm=$(head -c 8 /dev/urandom | od -An -tx1 | tr -d ' ')
 trap 'echo $warm resumed as $(hostname) $(cat /run/twinhull/resumed)' HUP
 echo ready
 while :; do sleep 0.05; done
+"""
+_OWN = f"""
+head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
+cat /proc/sys/kernel/random/uuid {BOOT_ID} /etc/machine-id /sys/class/net/eth0/address
+ip -o -4 addr show dev eth0 | awk '{{print $4}}'
+hostname
 """
 
 
@@ -59,8 +66,17 @@ def store(home: Home) -> Iterator[Snapshots]:
 
 
 def _launch(home: Home, erofs: Path, number: int, resumed: str = "") -> Launch:
-    files = (InjectedFile(RESUMED, resumed.encode(), 0o444), InjectedFile(BOOT_ID, f"boot{number}\n".encode(), 0o444, read_only=True))
+    files = (
+        InjectedFile(RESUMED, resumed.encode(), 0o444),
+        InjectedFile(BOOT_ID, f"boot{number}\n".encode(), 0o444, read_only=True),
+        InjectedFile("/etc/machine-id", f"{number:032x}\n".encode(), 0o444),
+    )
     return launch(home, erofs, "/bin/sh", "-c", _APP, number=number, resources=_SMALL, hostname=f"app{number}", files=files)
+
+
+def _on_a_network(wanted: Launch, number: int) -> Launch:
+    nic = Interface("eth0", f"02:74:0a:00:00:{number:02x}", f"10.99.0.{number + 2}", "10.99.0.1", 1500, default=True)
+    return replace(wanted, interfaces=(nic,), taps=tuple(placeholders._taps(1)))
 
 
 async def _says(instance: VmInstance, word: str) -> list[str]:
@@ -71,8 +87,8 @@ async def _says(instance: VmInstance, word: str) -> list[str]:
     return [line.split(" ", 3)[3] for line in text.splitlines()]
 
 
-async def _capture(home: Home, erofs: Path, store: Snapshots) -> None:
-    async with started(home, _launch(home, erofs, 0)) as first:
+async def _capture(home: Home, erofs: Path, store: Snapshots, wanted: Launch | None = None) -> None:
+    async with started(home, wanted or _launch(home, erofs, 0)) as first:
         await _says(first, "ready")
         await output_of(first, "echo kept > /root/kept; cat /proc/sys/kernel/random/boot_id")
         await first.capture(store, About(_KEY, "", "busybox", "", ("sh",), time.time(), ""))
@@ -111,17 +127,18 @@ async def test_a_clone_goes_on_where_the_application_was_as_somebody_else(home: 
 
 async def test_clones_have_nothing_in_common_that_must_be_ones_own(home: Home, erofs: Path, store: Snapshots) -> None:
     """bench/clones.py asks 200."""
-    await _capture(home, erofs, store)
+    await _capture(home, erofs, store, _on_a_network(_launch(home, erofs, 0), 0))
     seen = []
     for number in range(1, 7):
         snapshot = await store.obtain(_KEY)
         assert snapshot is not None
-        instance = VmInstance(_launch(home, erofs, number), home, resume=Resume(snapshot, store))
+        wanted = _on_a_network(_launch(home, erofs, number), number)
+        instance = VmInstance(wanted, home, resume=Resume(snapshot, store))
         try:
             await instance.create()
+            assert instance.resumed
             await instance.start()
-            script = f"head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo; cat /proc/sys/kernel/random/uuid {BOOT_ID}; hostname"
-            seen.append((await output_of(instance, script)).split())
+            seen.append((await output_of(instance, _OWN)).split())
             earliest = time.time()
             said = float(
                 await output_of(
