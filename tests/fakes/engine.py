@@ -33,6 +33,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SecretView,
     SnapshotView,
     VolumeSpec,
     VolumeView,
@@ -83,6 +84,7 @@ class FakeEngine(Engine):
         self._networks = {"default": self._new_network(NetworkSpec("default"))}
         self._volumes: dict[str, VolumeView] = {}
         self._snapshots: dict[str, SnapshotView] = {}
+        self._secrets: dict[str, SecretView] = {}
         self._events: list[Event] = []
         self._changed = asyncio.Event()
 
@@ -497,6 +499,32 @@ class FakeEngine(Engine):
         names = tuple(self._volumes)
         self._volumes.clear()
         return names
+
+    # secrets
+
+    async def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
+        self._trip("secret_create")
+        if not content:
+            raise UserError(f"secret {name} would be empty")
+        if name in self._secrets and not replace:
+            raise ConflictError(f"secret {name} exists")
+        self._secrets[name] = SecretView(self._id("secret"), name, len(content), self._tick())
+        return self._secrets[name]
+
+    async def secrets(self) -> tuple[SecretView, ...]:
+        self._trip("secrets")
+        return tuple(self._secrets.values())
+
+    async def secret(self, name: str) -> SecretView:
+        self._trip("secret")
+        if name not in self._secrets:
+            raise NotFoundError(f"external secret {name} doesn't exist")
+        return self._secrets[name]
+
+    async def secret_remove(self, name: str, *, force: bool = False) -> None:
+        self._trip("secret_remove")
+        if self._secrets.pop(name, None) is None and not force:
+            raise NotFoundError(f"external secret {name} doesn't exist")
 
     # snapshots
 

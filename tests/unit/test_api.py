@@ -328,6 +328,20 @@ def test_snapshots(server: Server) -> None:
     Answer(server, "DELETE", f"/v1/snapshots/{snapshot.json['key']}").problem(404, "not-found")
 
 
+def test_secrets(server: Server) -> None:
+    made = Answer(server, "POST", "/v1/secrets", {"name": "word"}, b"hidden-42")
+    assert (made.status, made.json["size"]) == (201, 9)
+    Answer(server, "POST", "/v1/secrets", {"name": "word"}, b"other").problem(409, "conflict")
+    assert Answer(server, "POST", "/v1/secrets", {"name": "word", "replace": True}, b"other").json["id"] != made.json["id"]
+    Answer(server, "POST", "/v1/secrets", {"name": "large"}, bytes((1 << 20) + 1)).problem(413, "invalid")
+    Answer(server, "POST", "/v1/secrets", None, b"nameless").problem(422, "invalid")
+    assert [view["name"] for view in Answer(server, "GET", "/v1/secrets").json] == ["word"]
+    assert set(Answer(server, "GET", "/v1/secrets/word").json) == {"id", "name", "size", "created_at", "used_by"}
+    assert Answer(server, "DELETE", "/v1/secrets/word").status == 204
+    Answer(server, "DELETE", "/v1/secrets/word").problem(404, "not-found")
+    assert Answer(server, "DELETE", "/v1/secrets/word", {"force": True}).status == 204
+
+
 def test_volumes(server: Server) -> None:
     assert Answer(server, "POST", "/v1/volumes", None, {"name": "data"}).status == 201
     assert [view["name"] for view in Answer(server, "GET", "/v1/volumes").json] == ["data"]

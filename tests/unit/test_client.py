@@ -166,6 +166,10 @@ def test_networks_volumes_and_the_whole(server: Server, client: Client) -> None:
     client.volume_remove("data")
     client.volume_remove("data", force=True)
     assert client.volume_prune(all=True) == ()
+    assert client.secret_create("word", b"hidden").size == 6
+    changed = client.secret_create("word", b"other", replace=True)
+    assert client.secrets() == (changed,)
+    client.secret_remove("word")
     assert client.ping()["api"] == "1"
     assert client.info()["accelerator"] == "tcg"
     assert client.disk_usage()[0].kind == "images"
@@ -342,6 +346,7 @@ async def test_async_the_whole(remote: AsyncClient) -> None:
     assert (await remote.ping())["api"] == "1"
     assert await remote.network_create(NetworkSpec("back")) == await remote.network("back")
     assert (await remote.volume_create(VolumeSpec("data"))).name == "data"
+    assert await remote.secret_create("word", b"hidden") == await remote.secret("word")
     assert (await remote.image("busybox")).names == ("busybox:latest",)
     assert await remote.image_load(archive()) == ("loaded:latest",)
 

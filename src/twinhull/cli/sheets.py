@@ -223,6 +223,21 @@ def volumes(now: float) -> Sheet:
     )
 
 
+def secrets(now: float, *, full: bool = False) -> Sheet:
+    """`secret ls`."""
+    return Sheet(
+        (
+            Column("ID", "ID", lambda item: human.short_id(item["id"], full=full)),
+            Column("Name", "NAME", lambda item: item["name"]),
+            Column("Size", "SIZE", lambda item: human.size(item["size"])),
+            Column("CreatedSince", "CREATED", lambda item: human.ago(item["created_at"], now)),
+            Column("CreatedAt", "CREATED AT", lambda item: human.stamp(item["created_at"]), shown=False),
+            Column("UsedBy", "USED BY", lambda item: ",".join(item.get("used_by") or ()), flexible=not full),
+        ),
+        lambda item: str(item["name"]),
+    )
+
+
 def snapshots(now: float, *, full: bool) -> Sheet:
     """`snapshot ls`."""
     return Sheet(

@@ -33,6 +33,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SecretView,
     SnapshotView,
     VolumeSpec,
     VolumeView,
@@ -334,6 +335,24 @@ class AsyncClient:
     async def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return await self._call(calls.volume_prune(all))
+
+    # external secrets
+
+    async def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
+        """Keep one; `replace`: also if there is one, for the next `app_up`."""
+        return await self._call(calls.secret_create(name, replace), content)
+
+    async def secrets(self) -> tuple[SecretView, ...]:
+        """All, without their contents."""
+        return await self._call(calls.secrets())
+
+    async def secret(self, name: str) -> SecretView:
+        """All about one, without its content."""
+        return await self._call(calls.secret(name))
+
+    async def secret_remove(self, name: str, *, force: bool = False) -> None:
+        """Remove one that no application uses."""
+        await self._call(calls.secret_remove(name, force))
 
     # snapshots of applications
 

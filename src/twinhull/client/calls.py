@@ -30,6 +30,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SecretView,
     SnapshotView,
     VolumeSpec,
     VolumeView,
@@ -295,6 +296,22 @@ def volume(name: str) -> Call[VolumeView]:
 
 def volume_remove(name: str, force: bool) -> Call[None]:
     return Call("DELETE", f"/v1/volumes/{quote(name)}", None, {"force": force})
+
+
+def secret_create(name: str, replace: bool) -> Call[SecretView]:
+    return Call("POST", "/v1/secrets", SecretView, {"name": name, "replace": replace})
+
+
+def secrets() -> Call[tuple[SecretView, ...]]:
+    return Call("GET", "/v1/secrets", tuple[SecretView, ...])
+
+
+def secret(name: str) -> Call[SecretView]:
+    return Call("GET", f"/v1/secrets/{quote(name)}", SecretView)
+
+
+def secret_remove(name: str, force: bool) -> Call[None]:
+    return Call("DELETE", f"/v1/secrets/{quote(name)}", None, {"force": force})
 
 
 def snapshot_create(ref: str) -> Call[SnapshotView]:

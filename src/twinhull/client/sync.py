@@ -32,6 +32,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SecretView,
     SnapshotView,
     VolumeSpec,
     VolumeView,
@@ -315,6 +316,24 @@ class Client:
     def volume_prune(self, *, all: bool = False) -> Names:
         """Remove unused volumes."""
         return self._call(calls.volume_prune(all))
+
+    # external secrets
+
+    def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
+        """Keep one; `replace`: also if there is one, for the next `app_up`."""
+        return self._call(calls.secret_create(name, replace), content)
+
+    def secrets(self) -> tuple[SecretView, ...]:
+        """All, without their contents."""
+        return self._call(calls.secrets())
+
+    def secret(self, name: str) -> SecretView:
+        """All about one, without its content."""
+        return self._call(calls.secret(name))
+
+    def secret_remove(self, name: str, *, force: bool = False) -> None:
+        """Remove one that no application uses."""
+        self._call(calls.secret_remove(name, force))
 
     # snapshots of applications
 

@@ -53,6 +53,17 @@ class SnapshotView:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretView:
+    """An external secret, never its content. id: another one with every content. size: bytes. used_by: APP/SERVICE, as wanted now."""
+
+    id: str
+    name: str
+    size: int
+    created_at: float
+    used_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceView:
     """`inspect`. state: see plan/lifecycle.py. Times: seconds since the epoch, 0 = not yet."""
 
@@ -83,7 +94,10 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. kind: instance, image, network, volume, daemon; action: create, start, die, oom, health_status …"""
+    """Something that happened. kind: instance, image, network, volume, secret, app, daemon.
+
+    action: create, start, die, oom, health_status …
+    """
 
     at: float
     kind: str
@@ -291,6 +305,20 @@ class Engine(abc.ABC):
     async def volume_remove(self, name: str, *, force: bool = False) -> None: ...
     @abc.abstractmethod
     async def volume_prune(self, *, all: bool = False) -> tuple[str, ...]: ...
+
+    # secrets
+
+    @abc.abstractmethod
+    async def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
+        """Keep what `external` secrets of compose files name; `replace`: also if there is one, for the next `up`."""
+
+    @abc.abstractmethod
+    async def secrets(self) -> tuple[SecretView, ...]: ...
+    @abc.abstractmethod
+    async def secret(self, name: str) -> SecretView: ...
+    @abc.abstractmethod
+    async def secret_remove(self, name: str, *, force: bool = False) -> None:
+        """force: also if it is used (what runs keeps its copy, the next `up` fails) or missing."""
 
     # snapshots
 

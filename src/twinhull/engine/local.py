@@ -33,6 +33,7 @@ from twinhull.engine.base import (
     NetworkSpec,
     NetworkView,
     PathStat,
+    SecretView,
     SnapshotView,
     VolumeSpec,
     VolumeView,
@@ -44,6 +45,7 @@ from twinhull.engine.launch import Launcher
 from twinhull.engine.live import Live, view
 from twinhull.engine.names import check as check_name
 from twinhull.engine.recover import Recovery
+from twinhull.engine.secrets import SecretStore, Users
 from twinhull.engine.settings import Settings
 from twinhull.engine.snapshots import Captures
 from twinhull.engine.tasks import Tasks
@@ -86,6 +88,7 @@ class LocalEngine(Engine):
         self._tasks = Tasks()
         self._images = ImageStore(home)
         self._volumes = VolumeStore(home)
+        self.secret_store = SecretStore(home.state / "secrets")
         self._network = NetworkHost(home)
         self._networks: dict[str, NetworkRecord] = {}
         self._naming = asyncio.Lock()
@@ -524,6 +527,34 @@ class LocalEngine(Engine):
         for name in gone:
             self._events.emit("volume", "destroy", name, name)
         return gone
+
+    # secrets
+
+    async def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
+        made = await asyncio.to_thread(self.secret_store.create, name, content, replace=replace)
+        self._events.emit("secret", "create", made.id, name)
+        return made
+
+    async def secrets(self) -> tuple[SecretView, ...]:
+        return await asyncio.to_thread(self.secret_store.list, self._secret_users())
+
+    async def secret(self, name: str) -> SecretView:
+        return await asyncio.to_thread(self.secret_store.view, name, self._secret_users())
+
+    async def secret_remove(self, name: str, *, force: bool = False) -> None:
+        if (users := self._secret_users().get(name)) and not force:
+            raise ConflictError(f"secret {name} is used by {', '.join(users)}", "take it out of these, or use --force")
+        try:
+            found = await self.secret(name)
+        except NotFoundError:
+            if force:
+                return
+            raise
+        await asyncio.to_thread(self.secret_store.remove, name)
+        self._events.emit("secret", "destroy", found.id, name)
+
+    def _secret_users(self) -> Users:
+        return self.secret_store.users(app.spec for app in self.apps.apps.values() if app.revisions)
 
     # snapshots
 

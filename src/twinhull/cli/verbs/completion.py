@@ -1,4 +1,4 @@
-"""Completion scripts, made from the option table; names of instances, images, networks and volumes come from the hidden `__complete`."""
+"""Completion scripts, made from the option table; what things are called comes from the hidden `__complete`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twinhull.cli.option import Command, Complete, Option
     from twinhull.cli.parse import Arguments
 
-_NAMED = ("instances", "running", "images", "volumes", "networks")
+_NAMED = ("instances", "running", "images", "volumes", "networks", "secrets")
 
 
 def script(args: Arguments) -> int:
@@ -43,7 +43,7 @@ def _names(kind: str) -> list[str]:
         return [view["name"] for view in views]
     if kind == "images":
         return [name for view in thin.call("GET", "/v1/images") for name in view["names"]]
-    if kind in ("networks", "volumes"):
+    if kind in ("networks", "volumes", "secrets"):
         return [view["name"] for view in thin.call("GET", f"/v1/{kind}")]
     return []
 

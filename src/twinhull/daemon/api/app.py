@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twinhull import __version__
-from twinhull.daemon.api import apps, archives, images, instances, networks, openapi, problems, snapshots, streams, system, volumes
+from twinhull.daemon.api import apps, archives, images, instances, networks, openapi, problems, secrets, snapshots, streams, system, volumes
 from twinhull.daemon.api.answers import encode
 from twinhull.daemon.api.context import Context
 from twinhull.daemon.config import Config
@@ -29,6 +29,7 @@ _ROUTERS = (
     streams.router,
     apps.router,
     snapshots.router,
+    secrets.router,
 )
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _audit = logging.getLogger("twinhull.audit")

@@ -33,7 +33,7 @@ def assemble(engine: LocalEngine, database: Database, instances: Instances, netw
         balance,
         hands,
         lambda: {record.name for record in networks.values()},
-        engine.home.state / "secrets",
+        engine.secret_store,
         apps,
         "" if port in ("", "80") else f":{port}",
     )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from twinhull.engine.apps import views
 from twinhull.engine.apps.balance import Balance, resolved
@@ -19,6 +17,7 @@ from twinhull.engine.apps.state import App, desired, salted
 from twinhull.engine.base import Event
 from twinhull.engine.instances import Instances
 from twinhull.engine.names import check as check_name
+from twinhull.engine.secrets import SecretStore
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.image.base import ImageView
 from twinhull.plan import memory as memories
@@ -37,21 +36,20 @@ from twinhull.spec.app import (
 from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, RestartPolicy, Runtime
 from twinhull.spec.process import ImageConfig
 from twinhull.store.apps import AppRow, AppTable, Member, Pin, Revision, Wanted
-from twinhull.sys import fs, trees
 
 _SECRET = "secret:"
 
 
 @dataclass(eq=False)
 class LocalApps(AppEngine):
-    """See `AppEngine`. `secrets`: the folder for secrets given by environment, a file each, readable by root alone."""
+    """See `AppEngine`."""
 
     table: AppTable
     instances: Instances
     balance: Balance
     hands: Hands
     networks: Callable[[], Collection[str]]
-    secrets: Path
+    secrets: SecretStore
     apps: dict[str, App]
     gateway_port: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -113,7 +111,7 @@ class LocalApps(AppEngine):
         await self.balance.remove(app)
         self.table.remove(app.name)
         self.apps.pop(app.name, None)
-        await asyncio.to_thread(_remove_folder, self.secrets / app.name)
+        await asyncio.to_thread(self.secrets.forget, app.name)
         self.instances.events.emit("app", "remove", "", app.name)
         app.gone.set()
         app.announce()
@@ -199,20 +197,14 @@ class LocalApps(AppEngine):
                 raise NotFoundError(f"external volume {volume.name} doesn't exist", f"twinhull volume create {volume.name}")
 
     def _placed(self, spec: AppSpec, template: InstanceSpec, *, store: bool) -> InstanceSpec:
-        """Secrets given by value become files that only the daemon can read."""
+        """Secrets given by value, and external ones as they are now, become files that only the daemon can read."""
         return replace(template, files=tuple(self._secret(spec, file, store=store) for file in template.files))
 
     def _secret(self, spec: AppSpec, file: FileSpec, *, store: bool) -> FileSpec:
         if not file.source.startswith(_SECRET):
             return file
         name = file.source.removeprefix(_SECRET)
-        if name not in spec.secret_values:
-            raise UserError(f"secret {name} has no value")
-        content = spec.secret_values[name].encode()
-        path = self.secrets / spec.name / hashlib.sha256(content).hexdigest()
-        if store and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fs.write_atomic(path, content, 0o600)
+        path = self.secrets.place(spec.name, name, spec.secret_values.get(name), store=store)
         return replace(file, source=str(path), secret=True)
 
     async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
@@ -470,8 +462,3 @@ def _own_volumes(spec: AppSpec) -> dict[str, AppVolume]:
     """Volumes that the images declare, so that `down -v` knows of them."""
     named = {mount.source for service in spec.services.values() for mount in service.template.mounts if mount.type is MountType.VOLUME}
     return {name: AppVolume(name) for name in named if name and name not in spec.volumes}
-
-
-def _remove_folder(path: Path) -> None:
-    if path.exists():
-        trees.remove(path)
