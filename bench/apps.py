@@ -233,11 +233,13 @@ def _answers(address: str) -> bool:
     return False
 
 
-def memory() -> int:
-    """Bytes of all processes that a side has started: those with its mark in their environment, and all below them."""
+def memory(scratch: Path) -> int:
+    """Bytes of all processes that a side has started: those with our mark in their environment, or our folder in their arguments (what
+    is started to outlive a daemon gets a clean environment and another parent), and all below them."""
     processes = {int(path.name): path for path in Path("/proc").glob("[0-9]*")}
     parents = {pid: _parent(path) for pid, path in processes.items()}
-    counted = {pid for pid, path in processes.items() if f"{_MARK}={os.getpid()}".encode() in _read(path / "environ")}
+    mark, folder = f"{_MARK}={os.getpid()}".encode(), f"{scratch}/".encode()
+    counted = {pid for pid, path in processes.items() if mark in _read(path / "environ") or folder in _read(path / "cmdline")}
     while more := {pid for pid, parent in parents.items() if parent in counted} - counted:
         counted |= more
     return sum(_proportional(processes[pid]) for pid in counted)
@@ -270,7 +272,7 @@ def measure(sides: list[Side], options: argparse.Namespace) -> dict[tuple[str, s
                 last.callback(side.close)
                 side.open()
                 taken = {"up, s": up(side), "scale, s": scale(side, options.instances)}
-                taken["memory, MB"] = memory() / 1e6
+                taken["memory, MB"] = memory(options.scratch) / 1e6
                 side.run("down").end()
             for kind, value in taken.items():
                 samples.setdefault((kind, side.name), []).append(value)
@@ -311,7 +313,7 @@ def main() -> int:
     namespaces.unshare(namespaces.CLONE_NEWNET)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     namespaces.prepare_daemon_namespace()
-    scratch = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+    scratch = options.scratch = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
     try:
         sides: list[Side] = [Compose(scratch, archive), *(Twinhull(scratch, archive, runtime) for runtime in ("container", "vm"))]
         report(measure([side for side in sides if not any(word in side.name for word in options.without)], options), Path(options.out))
