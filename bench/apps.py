@@ -23,6 +23,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -308,6 +309,7 @@ def main() -> int:
     if missing := [program for program in ("dockerd", "docker-compose") if shutil.which(program) is None]:
         print(f"bench: needs {' and '.join(missing)}: apt-get install docker.io docker-compose", file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     archive = shop.archive()
     os.environ[_MARK] = str(os.getpid())
     namespaces.unshare(namespaces.CLONE_NEWNET)
