@@ -60,7 +60,8 @@ def compare(daemon: Daemon, *words: str, timeout: float = PATIENCE) -> subproces
 def start_and_interrupt(daemon: Daemon, *words: str) -> int:
     """Ctrl-C once some turns are done; the status."""
     known = set(journals(daemon))
-    with daemon.net.popen(PROGRAM, "compare", *words, env=daemon.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "preexec_fn": _listen_to_interrupts}
+    with daemon.net.popen(PROGRAM, "compare", *words, env=daemon.environment, **streams) as process:
         assert process.stderr is not None
         for line in process.stderr:
             (path,) = set(journals(daemon)) - known or {None}
@@ -70,6 +71,11 @@ def start_and_interrupt(daemon: Daemon, *words: str) -> int:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     return int(process.returncode)
+
+
+def _listen_to_interrupts() -> None:
+    """As on a terminal: what a shell runs in the background is born deaf to SIGINT, and so are these tests then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def journals(daemon: Daemon) -> list[Path]:

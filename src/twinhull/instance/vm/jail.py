@@ -266,7 +266,8 @@ def _execute(description: Description, null: int, status: int) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.dup2(description["stderr"], 2)
-    listener = _filter(syscalls.program(kvm="/dev/kvm" in description["devices"], volumes=bool(description["volumes"])))
+    volumes = "-fsdev" in description["argv"]  # also for a template, which has the device and nothing behind it yet
+    listener = _filter(syscalls.program(kvm="/dev/kvm" in description["devices"], volumes=volumes))
     os.write(status, _LISTENER + str(listener).encode())
     os.execve(description["argv"][0], description["argv"], {"PATH": "/usr/bin", "LC_ALL": "C"})
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twinhull.errors import NotFoundError, PermanentError
+from twinhull.errors import NotFoundError, TwinhullError
 from twinhull.home import Home
 from twinhull.instance.vm import accelerator, assets, memory, migration, placeholders, qemu, scratch, shape, template, trial
 from twinhull.instance.vm.agent import AgentClient
@@ -175,8 +175,11 @@ class Snapshots:
         _Folder(self.home).remove(key)
 
     def collect(self) -> None:
-        """Remove those that depend on what has changed (QEMU, kernel, agent, machine), and what a killed process left half-made."""
-        with contextlib.suppress(OSError, PermanentError):
+        """Remove those that depend on what has changed (QEMU, kernel, agent, machine), and what a killed process left half-made.
+
+        Where QEMU or the kernel are missing, nothing is known to have changed.
+        """
+        with contextlib.suppress(OSError, TwinhullError):
             _Folder(self.home).collect(_inputs())
 
     def close(self) -> None:
