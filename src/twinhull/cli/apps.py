@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from twinhull.cli import appfile, human
+from twinhull.cli import appfile
 from twinhull.cli.parse import UsageError
+from twinhull.cli.sheets import host_address
 from twinhull.cli.style import paint, printable
 from twinhull.client.sync import Client
 from twinhull.errors import NotFoundError, TwinhullError
@@ -120,17 +122,32 @@ def _trouble(services: Sequence[ServiceView]) -> str:
     return "; ".join(f"service {each.name} is {each.state}{f': {each.reason}' if each.reason else ''}" for each in services)
 
 
+def present(client: Client, app: str) -> AppView | None:
+    """The application, if there is one of this name."""
+    try:
+        return client.app(app)
+    except NotFoundError:
+        return None
+
+
+def service(view: AppView, wanted: str) -> ServiceView:
+    """A service of an application. Raises NotFoundError."""
+    for each in view.services:
+        if each.name == wanted:
+            return each
+    known = sorted(each.name for each in view.services)
+    raise NotFoundError(f"application {view.name} has no service {wanted}", f"it has: {', '.join(known) or 'none'}")
+
+
 def members(view: AppView, services: Sequence[str] = (), *, running: bool = False) -> list[tuple[ServiceView, MemberView]]:
     """The instances of the services (all if none is named). Raises NotFoundError."""
-    known = {service.name for service in view.services}
-    for service in services:
-        if service not in known:
-            raise NotFoundError(f"application {view.name} has no service {service}", f"it has: {', '.join(sorted(known)) or 'none'}")
+    for name in services:
+        service(view, name)
     return [
-        (service, member)
-        for service in view.services
-        for member in service.members
-        if (not services or service.name in services) and (not running or member.state == "running")
+        (each, member)
+        for each in view.services
+        for member in each.members
+        if (not services or each.name in services) and (not running or member.state == "running")
     ]
 
 
@@ -138,13 +155,8 @@ def summary(view: AppView) -> str:
     """A table of services for people, and where the application is found."""
     rows = [("SERVICE", "RUNTIME", "READY", "STATE", "WHERE")]
     for service in view.services:
-        ports = [f"{mapping.host_ip or '0.0.0.0'}:{mapping.host_port}" for mapping in service.ports if mapping.host_port]
+        ports = [host_address(asdict(mapping)) for mapping in service.ports if mapping.host_port]
         state = f"{service.state}: {service.reason}" if service.reason and service.state in _FAILED else service.state
         rows.append((service.name, service.runtime, f"{service.ready}/{service.desired}", state, " ".join((*service.routes, *ports))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("   ".join(printable(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def since(moment: float, now: float) -> str:
-    """For tables."""
-    return human.ago(moment, now)

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from twinhull.engine import programs
 from twinhull.engine.live import Live
 from twinhull.errors import TwinhullError
-from twinhull.instance.base import Instance, Process, Session
+from twinhull.instance.base import Instance, Process
 from twinhull.plan import health as fold
 from twinhull.plan.lifecycle import State
 from twinhull.spec.instance import HealthCheck
@@ -39,7 +40,7 @@ async def _probe(instance: Instance, check: HealthCheck) -> fold.Probe:
     output = bytearray()
     try:
         async with asyncio.timeout(check.timeout):
-            code = await _run(instance, _process(instance, check), output)
+            code = await programs.to_end(await instance.exec(_process(instance, check)), output, fold.OUTPUT_LIMIT)
     except TimeoutError:
         code = TIMED_OUT
         output += f"no end within {check.timeout:g} s".encode()
@@ -47,21 +48,6 @@ async def _probe(instance: Instance, check: HealthCheck) -> fold.Probe:
         code = 127
         output += str(error).encode()
     return fold.Probe(started, time.time(), code, output.decode("utf-8", "replace"))
-
-
-async def _run(instance: Instance, process: Process, output: bytearray) -> int:
-    session = await instance.exec(process)
-    try:
-        await session.close_stdin()
-        await _collect(session, output)
-        return await session.wait()
-    finally:
-        await session.close()
-
-
-async def _collect(session: Session, output: bytearray) -> None:
-    async for _, data in session.output():
-        output += data[: max(0, fold.OUTPUT_LIMIT - len(output))]
 
 
 def _process(instance: Instance, check: HealthCheck) -> Process:

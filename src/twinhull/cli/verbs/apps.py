@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from time import time
 from typing import TYPE_CHECKING
 
-from twinhull.cli import apps, columns, output
+from twinhull.cli import apps, columns, human, output, remote
 from twinhull.cli.columns import Column
 from twinhull.cli.output import Sheet
 from twinhull.cli.parse import usage
@@ -32,8 +32,8 @@ def up(args: Arguments) -> int:
         if args.switch("dry_run"):
             return _dry_run(args, client, spec, options)
         _make_folders(spec)
-        _images(args, client, spec, services)
-        before = _present(client, spec.name)
+        _images(args, spec, services)
+        before = apps.present(client, spec.name)
         with working(f"bringing {spec.name} up"):
             client.app_up(spec, options)
         timeout = args.number("wait_timeout")
@@ -90,13 +90,13 @@ def _make_folders(spec: AppSpec) -> None:
             os.makedirs(path)
 
 
-def _images(args: Arguments, client: Client, spec: AppSpec, services: list[str]) -> None:
+def _images(args: Arguments, spec: AppSpec, services: list[str]) -> None:
     from twinhull.cli.verbs import services as verbs
 
     wanted = [service for service in spec.services.values() if not services or service.name in services]
     for service in wanted:
         image = service.template.image
-        here = verbs.has_image(client, image)
+        here = remote.image_exists(image)
         build = service.build is not None and not args.switch("no_build")
         if build and (args.switch("build") or service.pull_policy == "build" or not here):
             verbs.build_service(service)
@@ -107,13 +107,6 @@ def _images(args: Arguments, client: Client, spec: AppSpec, services: list[str])
 def _pulls(args: Arguments, policy: str, *, here: bool) -> bool:
     when = args.text("pull") or policy
     return when in ("always", "newer", "daily", "weekly") or (when not in ("never", "build") and not here)
-
-
-def _present(client: Client, name: str) -> AppView | None:
-    try:
-        return client.app(name)
-    except NotFoundError:
-        return None
 
 
 def _told(args: Arguments, view: AppView) -> int:
@@ -213,7 +206,7 @@ def _apps(now: float) -> Sheet:
             Column("Services", "SERVICES", lambda item: len(item["services"])),
             Column("Instances", "INSTANCES", lambda item: sum(len(service["members"]) for service in item["services"])),
             Column("Revision", "REVISION", lambda item: item["revision"]),
-            Column("Updated", "UPDATED", lambda item: apps.since(item["updated_at"], now)),
+            Column("Updated", "UPDATED", lambda item: human.ago(item["updated_at"], now)),
             Column("Folder", "FOLDER", lambda item: item["folder"], flexible=True),
         ),
         lambda item: item["name"],
@@ -224,7 +217,7 @@ def _revisions(now: float) -> Sheet:
     return Sheet(
         (
             Column("Number", "REVISION", lambda item: f"{item['number']}{' *' if item['current'] else ''}"),
-            Column("At", "MADE", lambda item: apps.since(item["at"], now)),
+            Column("At", "MADE", lambda item: human.ago(item["at"], now)),
             Column("Cause", "CAUSE", lambda item: item["cause"]),
             Column("Services", "SERVICES", lambda item: " ".join(f"{k}@{v[:7]}" for k, v in item["services"].items()), flexible=True),
         ),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from twinhull.cli import apps, human, output, remote, sheets
 from twinhull.cli.output import Sheet
-from twinhull.cli.parse import usage
 from twinhull.cli.progress import working
 from twinhull.cli.style import coloured, printable
 from twinhull.client import thin
@@ -71,14 +70,9 @@ def _services() -> Sheet:
 
 def logs(args: Arguments) -> int:
     """Of all instances of the services, each line with its instance's name."""
-    from twinhull.cli.verbs.streams import moment
+    from twinhull.cli.verbs.streams import selection
 
-    query: dict[str, Any] = {"since": moment(args, "since"), "until": moment(args, "until")}
-    tail = args.text("tail", "all")
-    if tail not in ("all", "-1"):
-        if not tail.isdigit():
-            raise usage(args.command, f"--tail {tail}: use a number of lines or all")
-        query["tail"] = int(tail)
+    query = selection(args)
     prefix, stamps = not args.switch("no_log_prefix"), args.switch("timestamps")
     if args.switch("follow"):
         with suppress(KeyboardInterrupt):
@@ -206,10 +200,8 @@ def _brought_up(args: Arguments, client: Client, service: str) -> str:
     spec = apps.spec(args, [service])
     needed = tuple(each.service for each in spec.services[service].depends_on)
     if args.switch("no_deps") or not needed:
-        try:
-            client.app(spec.name)
-        except NotFoundError:
-            client.app_up(spec, UpOptions(services=needed or (service,))) if needed else client.app_up(spec)
+        if apps.present(client, spec.name) is None:
+            client.app_up(spec, UpOptions(services=needed))
         return spec.name
     before = client.app_up(spec, UpOptions(services=needed))
     apps.follow(client, spec.name, apps.ready, since=apps.last_number(before))
@@ -278,17 +270,14 @@ def stats(args: Arguments) -> int:
 
 def port(args: Arguments) -> int:
     """Where a port is published."""
-    view = _view(args)
     name, wanted = args.place("service"), args.place("port")
-    service = next((each for each in view.services if each.name == name), None)
-    if service is None:
-        raise NotFoundError(f"application {view.name} has no service {name}")
+    service = apps.service(_view(args), name)
     protocol = args.text("protocol", "tcp")
     found = [m for m in service.ports if m.protocol == protocol and (not wanted or str(m.container_port) == wanted)]
     if wanted and not found:
         raise UserError(f"service {name} publishes no port {wanted}/{protocol}")
     for mapping in found:
-        where = f"{mapping.host_ip or '0.0.0.0'}:{mapping.host_port}"
+        where = sheets.host_address(asdict(mapping))
         print(where if wanted else f"{mapping.container_port}/{mapping.protocol} -> {where}")
     return 0
 
@@ -323,15 +312,6 @@ def events(args: Arguments) -> int:
 
 
 # images
-
-
-def has_image(client: Client, image: str) -> bool:
-    """Whether it is in the local store."""
-    try:
-        client.image(image)
-    except NotFoundError:
-        return False
-    return True
 
 
 def pull_image(image: str) -> None:

@@ -22,12 +22,18 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def logs(args: Arguments) -> int:
     """What it wrote, each stream to its own."""
-    query: dict[str, Any] = {"follow": args.switch("follow"), "since": moment(args, "since"), "until": moment(args, "until")}
+    query = {"follow": args.switch("follow"), **selection(args)}
+    show_logs(args.place("instance"), query, timestamps=args.switch("timestamps"))
+    return 0
+
+
+def selection(args: Arguments) -> dict[str, Any]:
+    """--since, --until and --tail as query."""
+    query: dict[str, Any] = {"since": moment(args, "since"), "until": moment(args, "until")}
     tail = args.text("tail", "all")
     if tail not in ("all", "-1"):
         query["tail"] = _lines(args, tail)
-    show_logs(args.place("instance"), query, timestamps=args.switch("timestamps"))
-    return 0
+    return query
 
 
 def show_logs(ref: str, query: dict[str, Any], *, timestamps: bool = False) -> None:

@@ -46,7 +46,6 @@ class Balance:
     _routed: tuple[Backend, ...] = ()
     _leading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _routing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _errors: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def load(self) -> None:
         """What the database has."""

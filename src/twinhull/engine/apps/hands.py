@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from twinhull.engine import programs
 from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.state import App
 from twinhull.engine.base import NetworkSpec
@@ -177,13 +178,7 @@ class Hands:
         except TwinhullError as error:
             return str(error)
         output = bytearray()
-        try:
-            await session.close_stdin()
-            async for _, data in session.output():
-                output += data[: max(0, _HOOK_OUTPUT - len(output))]
-            code = await session.wait()
-        finally:
-            await session.close()
+        code = await programs.to_end(session, output, _HOOK_OUTPUT)
         return f"{' '.join(hook.command)} ended with {code}: {output.decode('utf-8', 'replace').strip()}" if code else ""
 
     # telling

@@ -13,7 +13,7 @@ from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, Step, Up
 from twinhull.engine.apps.hands import Hands, instance_spec
 from twinhull.engine.apps.loop import Loop
 from twinhull.engine.apps.observe import observe
-from twinhull.engine.apps.state import App, desired, salted
+from twinhull.engine.apps.state import App, desired, salted, service_of
 from twinhull.engine.base import Event
 from twinhull.engine.instances import Instances
 from twinhull.engine.names import check as check_name
@@ -129,26 +129,12 @@ class LocalApps(AppEngine):
         return self._view(app)
 
     def _write(self, app: App | None, revision: Revision, options: UpOptions) -> App:
-        now = time.time()
-        active = _active(revision.spec, options)
+        wanted = self._wanted(app, revision, options)
         if app is None:
-            app = App(self.table, AppRow(revision.app, now, revision.number, Wanted()), [])
+            app = App(self.table, AppRow(revision.app, revision.at, revision.number, Wanted()), [])
             self.apps[app.name] = app
-        wanted = app.wanted
-        kept = (set(wanted.active) | active) & set(revision.spec.services)
         app.failed.clear()
-        app.save(
-            wanted=replace(
-                wanted,
-                active=tuple(name for name in revision.spec.services if name in kept),
-                scale={name: count for name, count in wanted.scale.items() if name not in active},
-                stopped=tuple(name for name in wanted.stopped if name not in active),
-                asked_at={**wanted.asked_at, **dict.fromkeys(active, now)},
-                salts=self._salts(app, options),
-                remove_orphans=options.remove_orphans,
-            ),
-            revision=None if app.revisions and _same(app.revision, revision) else revision,
-        )
+        app.save(wanted=wanted, revision=_news(app, revision))
         self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
         self._go(app)
         return app
@@ -157,6 +143,21 @@ class LocalApps(AppEngine):
         if app.task is None:
             self.loop.start(app)
         app.wake()
+
+    def _wanted(self, app: App | None, revision: Revision, options: UpOptions) -> Wanted:
+        """What is wanted once `up` was asked for."""
+        wanted = app.wanted if app else Wanted()
+        active = _active(revision.spec, options)
+        kept = (set(wanted.active) | active) & set(revision.spec.services)
+        return replace(
+            wanted,
+            active=tuple(name for name in revision.spec.services if name in kept),
+            scale={name: count for name, count in wanted.scale.items() if name not in active},
+            stopped=tuple(name for name in wanted.stopped if name not in active),
+            asked_at={**wanted.asked_at, **dict.fromkeys(active, revision.at)},
+            salts=self._salts(app, options),
+            remove_orphans=options.remove_orphans,
+        )
 
     def _salts(self, app: App | None, options: UpOptions) -> dict[str, str]:
         old = dict(app.wanted.salts) if app else {}
@@ -211,17 +212,12 @@ class LocalApps(AppEngine):
         check_name(spec.name)
         present = self.apps.get(spec.name)
         revision = await self._resolve(present, spec, options, store=False)
-        row = replace(present.row) if present else AppRow(spec.name, 0.0, 0, Wanted())
+        row = present.row if present else AppRow(spec.name, 0.0, 0, Wanted())
         shadow = App(_Nowhere(), row, list(present.revisions) if present else [])  # type: ignore[arg-type]
         if present:
             shadow.memory, shadow.members = dict(present.memory), dict(present.members)
-        now = time.time()
-        active = tuple(_active(revision.spec, options))
-        shadow.save(
-            wanted=replace(shadow.wanted, active=active, asked_at=dict.fromkeys(active, now), remove_orphans=options.remove_orphans),
-            revision=None if present and _same(present.revision, revision) else revision,
-        )
-        seen = observe(shadow, self.instances.lives, now, await self.parts(shadow), ({}, {}))
+        shadow.save(wanted=self._wanted(present, revision, options), revision=_news(shadow, revision))
+        seen = observe(shadow, self.instances.lives, revision.at, await self.parts(shadow), ({}, {}))
         return tuple(Step(type(each).__name__, each.key, each.reason) for each in preview(desired(shadow), seen, shadow.memory))
 
     async def down(self, name: str, *, volumes: bool = False) -> None:
@@ -340,8 +336,9 @@ class LocalApps(AppEngine):
     async def watch(self, name: str) -> AsyncIterator[AppView]:
         app = self._find(name)
         while not app.gone.is_set():
+            changed = app.changed
             yield self._view(app)
-            await app.changed()
+            await changed.wait()
 
     async def history(self, name: str) -> tuple[RevisionView, ...]:
         return views.revisions(self._find(name))
@@ -402,16 +399,17 @@ def _active(spec: AppSpec, options: UpOptions) -> set[str]:
     rest = list(options.services or spec.services)
     while rest:
         name = rest.pop()
-        if name not in spec.services:
-            raise NotFoundError(f"application {spec.name} has no service {name}", f"it has: {', '.join(spec.services) or 'none'}")
+        service = service_of(spec, name)
         if name not in found:
             found.add(name)
-            rest += [each.service for each in spec.services[name].depends_on if each.service in spec.services]
+            rest += [each.service for each in service.depends_on if each.service in spec.services]
     return found
 
 
-def _same(old: Revision, new: Revision) -> bool:
-    return (old.spec, dict(old.pins)) == (new.spec, dict(new.pins))
+def _news(app: App, revision: Revision) -> Revision | None:
+    """The revision, unless it says what the wanted one says already."""
+    same = app.revisions and (app.revision.spec, dict(app.revision.pins)) == (revision.spec, dict(revision.pins))
+    return None if same else revision
 
 
 def _with(app: App, services: Collection[str]) -> tuple[str, ...]:

@@ -19,14 +19,17 @@ from twinhull.errors import TwinhullError
 from twinhull.plan import reconcile
 from twinhull.plan.actions import Action, Drain, Plan, Serve, Tell
 from twinhull.plan.lifecycle import State
+from twinhull.plan.memory import UNDER_WAY
 from twinhull.plan.observed import Failure, Observed
 from twinhull.spec.app import ServiceSpec
 
 _log = logging.getLogger(__name__)
 _PROBE_EVERY = 0.05
+"""Seconds between two connects to a port that doesn't answer yet."""
 _DRAIN_LOOK = 0.25
+"""Seconds between two questions how many connections are open."""
 _TRY_AGAIN = 2.0
-"""Seconds between two questions how many connections are open, and between two connects to a port that doesn't answer yet."""
+"""Seconds until what is in the way of a change of traffic is tried again."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Loop:
         lives = self.hands.instances.lives
         self._probe_ports(app)
         sessions = await self.balance.sessions(app)
-        rolling = any(memory.rollout is not None for memory in app.memory.values())
+        rolling = any(memory.rollout is not None and memory.rollout.status in UNDER_WAY for memory in app.memory.values())
         faults = await self.balance.faults(app) if rolling else {}
         return observe(app, lives, time.time(), await self.parts(app), (sessions, faults))
 
@@ -145,21 +148,21 @@ class Loop:
                 app.answering.pop(member.instance_id, None)
                 app.probed.pop(member.instance_id, None)
                 continue
+            if app.probed.get(live.id) == live.record.started_at:
+                continue
+            app.probed[live.id] = live.record.started_at
             found = app.made_from(member.service, member.fingerprint)
             port = probed_port(found[0]) if found else 0
-            begun = (live.record.started_at, port)
-            if port and live.endpoints and app.probed.get(live.id) != begun:
-                app.probed[live.id] = begun
+            if port and live.endpoints:
                 app.answering[live.id] = False
-                work = self._probe(app, live, port)
-                self.tasks.spawn(f"probe {live.record.name}", work)
+                self.tasks.spawn(f"probe {live.record.name}", self._probe(app, live, port))
 
     async def _probe(self, app: App, live: Live, port: int) -> None:
         """Until it answers or doesn't run any more."""
         started = live.record.started_at
-        while live.record.state is State.RUNNING and app.probed.get(live.id) == (started, port):
+        while live.record.state is State.RUNNING and app.probed.get(live.id) == started:
             if await answers(live.endpoints[0].address, port):
-                if app.probed.get(live.id) == (started, port):
+                if app.probed.get(live.id) == started:
                     app.answering[live.id] = True
                     app.wake()
                 return

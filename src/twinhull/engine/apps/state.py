@@ -38,8 +38,8 @@ class App:
     health: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By instance id: its health, and since when."""
     answering: dict[str, bool] = field(default_factory=dict)
-    probed: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """By instance id: the start and the port that `answering` is about."""
+    probed: dict[str, float] = field(default_factory=dict)
+    """By instance id: the start that `answering` is about."""
     settled: bool = False
     trouble: str = ""
     """Why nothing can be led to its services: a port or a route is another's, the gateway can't run."""
@@ -79,12 +79,7 @@ class App:
 
     def service(self, name: str) -> ServiceSpec:
         """A service of the wanted revision. Raises NotFoundError."""
-        try:
-            return self.spec.services[name]
-        except KeyError:
-            raise NotFoundError(
-                f"application {self.name} has no service {name}", f"it has: {', '.join(self.spec.services) or 'none'}"
-            ) from None
+        return service_of(self.spec, name)
 
     def made_from(self, service: str, mark: str) -> tuple[ServiceSpec, Pin] | None:
         """The newest description of a service with this fingerprint."""
@@ -135,9 +130,18 @@ class App:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def changed(self) -> None:
-        """Until the next `announce`."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set by the next `announce`. Take it before looking, so that no change comes in between unnoticed."""
+        return self._changed
+
+
+def service_of(spec: AppSpec, name: str) -> ServiceSpec:
+    """A service of an application. Raises NotFoundError."""
+    try:
+        return spec.services[name]
+    except KeyError:
+        raise NotFoundError(f"application {spec.name} has no service {name}", f"it has: {', '.join(spec.services) or 'none'}") from None
 
 
 def salted(service: ServiceSpec, image_id: str, salt: str) -> str:
