@@ -8,12 +8,9 @@ import logging
 import os
 import platform
 import secrets
-import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from twinhull import __version__
 from twinhull.engine import filters as pick
@@ -44,6 +41,7 @@ from twinhull.engine.instances import Instances, dns_names
 from twinhull.engine.launch import Launcher
 from twinhull.engine.live import Live, view
 from twinhull.engine.names import check as check_name
+from twinhull.engine.networks import Networks
 from twinhull.engine.recover import Recovery
 from twinhull.engine.secrets import SecretStore, Users
 from twinhull.engine.settings import Settings
@@ -59,14 +57,11 @@ from twinhull.instance.vm import accelerator, parking, snapshots, template
 from twinhull.instance.vm.launchers import launchers
 from twinhull.instance.vm.parking import Pool
 from twinhull.instance.vm.snapshots import About, Snapshots
-from twinhull.network import addresses
 from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
 from twinhull.spec.instance import InstanceSpec, MountType, Resources, RestartPolicy, RestartWhen
-from twinhull.spec.network import NetworkRecord
 from twinhull.spec.process import merge_environment, signal_number
-from twinhull.spec.validate import DEFAULT_NETWORK
-from twinhull.store.db import Database, NetworkRow
+from twinhull.store.db import Database
 from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
 from twinhull.volume.store import VolumeStore
@@ -74,7 +69,6 @@ from twinhull.volume.store import VolumeStore
 _log = logging.getLogger(__name__)
 _ROTATE_EVERY = 10.0
 """Seconds between looks at the sizes of logs."""
-_record_adapter: TypeAdapter[NetworkRecord] = TypeAdapter(NetworkRecord)
 
 
 class LocalEngine(Engine):
@@ -88,36 +82,31 @@ class LocalEngine(Engine):
         self._tasks = Tasks()
         self._images = ImageStore(home)
         self._volumes = VolumeStore(home)
-        self.secret_store = SecretStore(home.state / "secrets")
+        self._secrets = SecretStore(home.state / "secrets")
         self._network = NetworkHost(home)
-        self._networks: dict[str, NetworkRecord] = {}
-        self._naming = asyncio.Lock()
-        """One network at a time is given its name, number and subnet."""
         self._snapshots = Snapshots(home)
         self._pool = Pool(home, settings.accelerator, settings.parked, settings.parked_memory, self._snapshots)
-        launcher = Launcher(
-            home, settings, self._images, self._volumes, self._network, self._networks, self._pool, Captures(self._snapshots)
-        )
+        launcher = Launcher(home, settings, self._images, self._volumes, self._network, {}, self._pool, Captures(self._snapshots))
         self._instances = Instances(launcher, self._database, self._events, self._tasks)
+        lives, records = self._instances.lives, launcher.networks
+        self._networks = Networks(self._network, self._database, self._events, lives, settings.network_pools, records)
         self._files = Files(self._instances)
         self._gateway = HaproxyGateway(home, settings.gateway)
-        self.apps: LocalApps = assemble(self, self._database, self._instances, self._network, self._gateway)
+        self.apps: LocalApps = assemble(self._instances, self._networks, self._gateway, self._secrets, settings.gateway.http)
 
     # the whole
 
     async def open(self) -> None:
         """Take over what is there."""
-        for row in self._database.networks():
-            self._networks[row.id] = _record_adapter.validate_json(row.record)
+        self._networks.load()
         endpoints = self._database.endpoints()
         for record in self._database.instances():
             own = tuple(endpoint for endpoint in endpoints if endpoint.instance_id == record.id)
             self._instances.lives[record.id] = Live(record, own)
         await self._network.open()
-        if not any(network.name == DEFAULT_NETWORK for network in self._networks.values()):
-            await self.network_create(NetworkSpec(DEFAULT_NETWORK))
+        await self._networks.ensure_default()
         self.apps.load()
-        report = await self._network.sync(tuple(self._networks.values()), self._attached(), self.apps.balance.records())
+        report = await self._network.sync(tuple(self._networks.records.values()), self._attached(), self.apps.balance.records())
         for owner, why in report.conflicts:
             _log.warning("network of %s: %s", owner[:12], why)
         await self._volumes.sweep()
@@ -166,7 +155,7 @@ class LocalEngine(Engine):
             "vm_snapshots": self._snapshots.statistics(),
             "instances": {str(state): sum(live.record.state is state for live in lives) for state in State},
             "images": len(await self.images()),
-            "networks": len(self._networks),
+            "networks": len(self._networks.records),
             "settings": asdict(self.settings),
         }
 
@@ -434,68 +423,19 @@ class LocalEngine(Engine):
     # networks
 
     async def network_create(self, spec: NetworkSpec) -> NetworkView:
-        async with self._naming:
-            return await self._network_create(spec)
-
-    async def _network_create(self, spec: NetworkSpec) -> NetworkView:
-        name = check_name(spec.name)
-        if any(network.name == name for network in self._networks.values()):
-            raise ConflictError(f"a network named {name} exists")
-        number = next(n for n in range(1, 1 << 16) if n not in {network.number for network in self._networks.values()})
-        subnet = await self._subnet(spec.subnet)
-        record = NetworkRecord(
-            id=secrets.token_hex(32),
-            name=name,
-            number=number,
-            subnet=subnet,
-            gateway=addresses.gateway_of(subnet),
-            internal=spec.internal,
-            mtu=spec.mtu,
-            labels=spec.labels,
-            created_at=time.time(),
-        )
-        self._database.add_network(NetworkRow(record.id, name, number, _record_adapter.dump_json(record).decode()))
-        try:
-            await self._network.ensure(record)
-        except BaseException:
-            await asyncio.shield(self._network.destroy(record))
-            self._database.remove_network(record.id)
-            raise
-        self._networks[record.id] = record
-        self._events.emit("network", "create", record.id, name)
-        return self._network_view(record)
-
-    async def _subnet(self, wanted: str) -> str:
-        taken = {network.subnet: network.name for network in self._networks.values()}
-        return await (
-            self._network.check_subnet(wanted, taken) if wanted else self._network.free_subnet(taken, self.settings.network_pools)
-        )
+        return await self._networks.create(spec)
 
     async def networks(self) -> tuple[NetworkView, ...]:
-        return tuple(self._network_view(record) for record in sorted(self._networks.values(), key=lambda record: record.number))
+        return self._networks.views()
 
     async def network(self, ref: str) -> NetworkView:
-        return self._network_view(self._find_network(ref))
+        return self._networks.view(ref)
 
     async def network_remove(self, ref: str) -> None:
-        record = self._find_network(ref)
-        if record.name == DEFAULT_NETWORK:
-            raise ConflictError("the default network can't be removed")
-        if users := self._network_view(record).instances:
-            raise ConflictError(f"network {record.name} is used by {', '.join(users)}", "remove these instances first")
-        if served := self.apps.balance.reserved(record.id):
-            raise ConflictError(f"network {record.name} is used by {len(served)} services of an application", "twinhull down")
-        self._database.remove_network(record.id)
-        self._networks.pop(record.id)
-        await self._network.destroy(record)
-        self._events.emit("network", "destroy", record.id, record.name)
+        await self._networks.remove(ref)
 
     async def network_prune(self) -> tuple[str, ...]:
-        kept = {DEFAULT_NETWORK} | {record.name for record in self._networks.values() if self.apps.balance.reserved(record.id)}
-        unused = [view.name for view in await self.networks() if not view.instances and view.name not in kept]
-        for name in unused:
-            await self.network_remove(name)
-        return tuple(unused)
+        return await self._networks.prune()
 
     # volumes
 
@@ -531,15 +471,15 @@ class LocalEngine(Engine):
     # secrets
 
     async def secret_create(self, name: str, content: bytes, *, replace: bool = False) -> SecretView:
-        made = await asyncio.to_thread(self.secret_store.create, name, content, replace=replace)
+        made = await asyncio.to_thread(self._secrets.create, name, content, replace=replace)
         self._events.emit("secret", "create", made.id, name)
         return made
 
     async def secrets(self) -> tuple[SecretView, ...]:
-        return await asyncio.to_thread(self.secret_store.list, self._secret_users())
+        return await asyncio.to_thread(self._secrets.list, self._secret_users())
 
     async def secret(self, name: str) -> SecretView:
-        return await asyncio.to_thread(self.secret_store.view, name, self._secret_users())
+        return await asyncio.to_thread(self._secrets.view, name, self._secret_users())
 
     async def secret_remove(self, name: str, *, force: bool = False) -> None:
         if (users := self._secret_users().get(name)) and not force:
@@ -550,11 +490,11 @@ class LocalEngine(Engine):
             if force:
                 return
             raise
-        await asyncio.to_thread(self.secret_store.remove, name)
+        await asyncio.to_thread(self._secrets.remove, name)
         self._events.emit("secret", "destroy", found.id, name)
 
     def _secret_users(self) -> Users:
-        return self.secret_store.users(app.spec for app in self.apps.apps.values() if app.revisions)
+        return self._secrets.users(app.spec for app in self.apps.apps.values() if app.revisions)
 
     # snapshots
 
@@ -583,33 +523,7 @@ class LocalEngine(Engine):
 
     def _view(self, live: Live) -> InstanceView:
         accelerator = getattr(live.instance, "accelerator", "") if live.instance else ""
-        return view(live, self._networks, str(self._instances.launcher.paths(live.id).log), accelerator)
-
-    def _find_network(self, ref: str) -> NetworkRecord:
-        for record in self._networks.values():
-            if ref == record.name or (len(ref) >= 4 and record.id.startswith(ref)):
-                return record
-        raise NotFoundError(f"no such network: {ref}", "twinhull network ls lists all")
-
-    def _network_view(self, record: NetworkRecord) -> NetworkView:
-        instances = {
-            live.record.name: endpoint.address
-            for live in self._instances.lives.values()
-            for endpoint in live.endpoints
-            if endpoint.network_id == record.id
-        }
-        return NetworkView(
-            name=record.name,
-            id=record.id,
-            created_at=record.created_at,
-            subnet=record.subnet,
-            gateway=record.gateway,
-            bridge=self.home.ifname("b", record.number),
-            internal=record.internal,
-            subnet6=record.subnet6,
-            labels=record.labels,
-            instances=instances,
-        )
+        return view(live, self._networks.records, str(self._instances.launcher.paths(live.id).log), accelerator)
 
     def _volume_users(self) -> dict[str, tuple[str, ...]]:
         """Volume → names of the instances that mount it."""
