@@ -10,7 +10,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 FRONT, BACK = lab.record(0), lab.record(1)
 REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def space() -> Iterator[None]:
-    with lab.own_namespace():
-        yield
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,6 @@ from twinhull.sys.netlink import Netlink
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 FRONT, BACK, CLOSED = lab.record(0), lab.record(1), lab.record(2, internal=True)
-
-
-@pytest.fixture
-def space() -> Iterator[None]:
-    with lab.own_namespace():
-        yield
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +33,6 @@ FRONT, BACK, CLOSED = lab.record(0), lab.record(1), lab.record(2, internal=True)
 VIP = "10.186.0.254"
 CLIENT, FIRST, SECOND, THIRD = "10.186.0.2", "10.186.0.3", "10.186.0.4", "10.186.0.5"
 UDP = socket.SOCK_DGRAM
-
-
-@pytest.fixture
-def space() -> Iterator[None]:
-    with lab.own_namespace():
-        yield
 
 
 @pytest.fixture

@@ -12,40 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import leaks
-from tests.integration.vm_lab import busybox_root, decided, launch, lend, output_of
+from tests.integration.vm_lab import assert_gone, launch, lend, output_of
 
 from twinhull.home import Home
-from twinhull.instance.vm import parking, process, template
+from twinhull.instance.vm import parking, process
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.parking import Parked, Pool, Want
 from twinhull.instance.vm.snapshots import Snapshots
 from twinhull.spec.instance import Resources
-from twinhull.sys.cgroup import Cgroup
 
 pytestmark = pytest.mark.timeout(400)
 _WISH = Want(64 << 20, 1, 0)
 _SMALL = Resources(memory=64 << 20, cpus=1.0)
 
 
-@pytest.fixture(scope="module")
-def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_root(tmp_path_factory.mktemp("root"))
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return decided(tmp_path_factory.mktemp("decided"))
-
-
 @pytest.fixture(autouse=True)
 def _clean(home: Home, known: Home) -> Iterator[None]:
     lend(known, home)
     yield
-    template.settle()
-    Cgroup(home.cgroup).remove()
+    assert_gone(home)
     assert list((home.state / "parked").glob("*")) == []
-    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
 
 
 @asynccontextmanager

@@ -9,20 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import leaks
-from tests.integration.vm_lab import busybox_root, decided, launch, lend, output_of, started
+from tests.integration.vm_lab import launch, output_of, started
 
 from twinhull.home import Home
 from twinhull.instance.base import InjectedFile, Interface, Launch
-from twinhull.instance.vm import memory, parking, placeholders, snapshots, template
+from twinhull.instance.vm import memory, parking, placeholders, snapshots
 from twinhull.instance.vm.guest import BOOT_ID, RESUMED
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.parking import Want
 from twinhull.instance.vm.snapshots import About, Resume, Snapshots
 from twinhull.spec.instance import Resources
-from twinhull.sys.cgroup import Cgroup
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_vm_left")]
 _KEY = "ab" * 16
 _SMALL = Resources(memory=64 << 20, cpus=1.0)
 _APP = """
@@ -37,25 +35,6 @@ cat /proc/sys/kernel/random/uuid {BOOT_ID} /etc/machine-id /sys/class/net/eth0/a
 ip -o -4 addr show dev eth0 | awk '{{print $4}}'
 hostname
 """
-
-
-@pytest.fixture(scope="module")
-def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_root(tmp_path_factory.mktemp("root"))
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return decided(tmp_path_factory.mktemp("decided"))
-
-
-@pytest.fixture(autouse=True)
-def _clean(home: Home, known: Home) -> Iterator[None]:
-    lend(known, home)
-    yield
-    template.settle()
-    Cgroup(home.cgroup).remove()
-    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
 
 
 @pytest.fixture

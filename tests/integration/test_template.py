@@ -18,8 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import leaks
-from tests.integration.vm_lab import busybox_root, collect, created, decided, launch, lend, output_of, shell, started
+from tests.integration.vm_lab import collect, created, launch, output_of, shell, started
 from tests.integration.vm_net import Wire
 
 from twinhull.errors import TemporaryError
@@ -30,31 +29,11 @@ from twinhull.instance.vm import accelerator, memory, migration, placeholders, p
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.shelf import Shelf
 from twinhull.spec.instance import Resources
-from twinhull.sys.cgroup import Cgroup
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_vm_left")]
 
 _SMALL = Resources(memory=96 << 20, cpus=1.0)
 """A shape of this file's own, which nobody else in the process has made."""
-
-
-@pytest.fixture(scope="module")
-def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return busybox_root(tmp_path_factory.mktemp("root"))
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return decided(tmp_path_factory.mktemp("decided"))
-
-
-@pytest.fixture(autouse=True)
-def _clean(home: Home, known: Home) -> Iterator[None]:
-    lend(known, home)
-    yield
-    template.settle()
-    Cgroup(home.cgroup).remove()
-    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
 
 
 @pytest.fixture

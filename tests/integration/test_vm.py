@@ -9,13 +9,11 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests import leaks
-from tests.integration.vm_lab import BOOT, busybox_root, collect, created, decided, launch, lend, output_of, shell, started
+from tests.integration.vm_lab import BOOT, collect, created, launch, output_of, shell, started
 from tests.integration.vm_net import Wire
 
 from twinhull.errors import CannotRunError, ConflictError, PermanentError, TemporaryError, TwinhullError, UnsupportedError, UserError
@@ -26,30 +24,8 @@ from twinhull.instance.vm import process
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
-from twinhull.sys.cgroup import Cgroup
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One root for all tests here."""
-    return busybox_root(tmp_path_factory.mktemp("root"))
-
-
-@pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home whose accelerator is decided."""
-    return decided(tmp_path_factory.mktemp("decided"))
-
-
-@pytest.fixture(autouse=True)
-def _clean(home: Home, known: Home) -> Iterator[None]:
-    """No process, mount, cgroup or file of the instances is left."""
-    lend(known, home)
-    yield
-    Cgroup(home.cgroup).remove()  # the daemon's, above the instances' own
-    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("no_vm_left")]
 
 
 async def _log(instance: VmInstance) -> dict[int, bytes]:

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests import leaks
+
 from twinhull.home import Home
 from twinhull.instance.base import Launch, Paths, Process, Root, Session
 from twinhull.instance.vm import template
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
+from twinhull.sys.cgroup import Cgroup
 
 ID_BASE = 0x7000_0000
 BOOT = 180.0
@@ -123,6 +126,13 @@ def decided(cache: Path) -> Home:
     made = homes.at(cache)
     asyncio.run(accelerator.choose(made, assets.load()))
     return made
+
+
+def assert_gone(home: Home) -> None:
+    """No process, mount, cgroup or file of the home's instances is left; what is cached may stay."""
+    template.settle()
+    Cgroup(home.cgroup).remove()  # the daemon's, above the instances' own
+    leaks.assert_clean(home, ignore=lambda leak: leak.kind == "file" and "/cache/" in leak.name)
 
 
 def lend(decided_home: Home, home: Home) -> None:
