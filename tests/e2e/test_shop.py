@@ -215,4 +215,5 @@ def _environment(process: Path) -> bytes:
 
 
 def _is_service(process: Path) -> bool:
-    return (process / "cmdline").read_bytes().startswith(b"/service")
+    """The program itself, not one that asks after its health ("/service -healthy")."""
+    return (process / "cmdline").read_bytes() == b"/service\0"
