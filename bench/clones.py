@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.clones [--count 200] [--at-once 10]
 
-Each is paused once it has told what it is: so many emulated guests would leave no CPU to the next. Prints for random bytes, boot id, machine id, hostname, MAC and address how many there are twice, and how far the clocks are from this
-machine's (the least of five readings: what is late is the reading, not the clock). Exit status 1 if anything is there twice or a clock is
-more than 10 ms off.
+Each is paused once it has told what it is: so many emulated guests would leave no CPU to the next. Prints for random bytes, boot id,
+machine id, hostname, MAC and address how many there are twice, and how far the clocks are from this machine's (the least of five readings:
+what is late is the reading, not the clock). Exit status 1 if anything is there twice or a clock is more than 10 ms off.
 """
 
 from __future__ import annotations
