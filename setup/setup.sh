@@ -1,5 +1,5 @@
 #!/bin/bash
-# Make this checkout ready to run: packages, Python environment, guest agent, guest kernel, group, command.
+# Make this checkout ready to run: packages, Python environment, guest agent, guest kernel, template, group, command.
 #
 # Idempotent: each step first asks whether there is anything to do, and says nothing if not.
 # Reads no stdin. Everything a step prints goes to build/setup.log; its end is shown if the step fails.
@@ -9,7 +9,7 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive PATH="$PATH:/usr/sbin:/sbin
 exec </dev/null
 
 readonly VENV=.venv GUEST=build/guest LOG=build/setup.log LINK=/usr/local/bin/twinhull
-readonly STAMP=$VENV/.twinhull-lock TRIED=build/.packages-tried
+readonly STAMP=$VENV/.twinhull-lock TRIED=build/.packages-tried TEMPLATE=build/.template-tried
 worked=0
 
 say() { printf '%s\n' "$*"; }
@@ -117,7 +117,12 @@ build_agent() { make -C agent; }
 kernel_ready() { [ -s $GUEST/initrd ] && [ -s $GUEST/manifest.json ] && ! [ $GUEST/agent -nt $GUEST/manifest.json ]; }
 build_kernel() { $VENV/bin/python -m twinhull.instance.vm.assets build --out $GUEST && touch $GUEST/manifest.json; }
 
-# --- 5 group and command ----------------------------------------------------------------------------------------------
+# --- 5 what a VM goes on from ----------------------------------------------------------------------------------------
+# Without one, VMs boot. So what keeps a guest from being restored here (a sandbox without namespaces, say) is told, and stops nothing.
+template_ready() { [ $TEMPLATE -nt $GUEST/manifest.json ] && [ $TEMPLATE -nt "$(command -v qemu-system-x86_64)" ]; }
+make_template() { $VENV/bin/python -m twinhull.instance.vm.prepare || echo "VMs boot then; see: twinhull doctor"; touch $TEMPLATE; }
+
+# --- 6 group and command ----------------------------------------------------------------------------------------------
 group_ready() { getent group twinhull >/dev/null; }
 add_group() { groupadd --system twinhull; }
 # A link that somebody else made, or that leads to another living checkout, is left alone.
@@ -129,12 +134,13 @@ command -v apt-get >/dev/null || die "setup knows Debian and Ubuntu (apt-get) on
 [ "$(uname -m)" = x86_64 ] || die "only x86-64 machines are supported so far, this one is $(uname -m)"
 mkdir -p build
 : >"$LOG"
-readonly STEPS=6
+readonly STEPS=7
 number=0
 step "Debian packages ($(missing_packages | wc -l) to install)" packages_ready install_packages
 step "Python environment in $VENV" python_ready install_python
 step "guest agent" agent_ready build_agent
 step "guest kernel and initrd" kernel_ready build_kernel
+step "template of the usual VM" template_ready make_template
 step "group twinhull" group_ready add_group
 step "command $LINK" command_ready link_command
 [ "$worked" -eq 0 ] || say "setup: complete after $SECONDS s"
