@@ -1,11 +1,11 @@
 #!/bin/bash
-# What only `make test` needs beyond `make setup`: a real registry and the tools to talk to it, a browser. Idempotent; reads no stdin.
+# What only `make test` needs beyond `make setup`: a real registry and the tools to talk to it, a browser, servers of queues and metrics. Idempotent; reads no stdin.
 # Nothing that is installed here is started: a policy forbids it for that moment (policy-rc.d, see invoke-rc.d(8)).
 set -euo pipefail
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 exec </dev/null
 
-readonly POLICY=/usr/sbin/policy-rc.d PACKAGES="docker-registry apache2-utils openssl curl pebble iputils-ping procps util-linux chromium"
+readonly POLICY=/usr/sbin/policy-rc.d PACKAGES="docker-registry apache2-utils openssl curl pebble iputils-ping procps util-linux chromium nats-server redis-server prometheus"
 
 # shellcheck disable=SC2086
 if [ "$(dpkg-query -W -f '${db:Status-Status}\n' $PACKAGES 2>/dev/null | grep -c '^installed$')" -eq "$(wc -w <<<"$PACKAGES")" ]; then
