@@ -57,6 +57,8 @@ async def connection(source: Source, address: str) -> AsyncIterator[Stream]:
         yield Stream(reader, writer)
     finally:
         writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 @functools.cache
