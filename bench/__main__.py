@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.images.base import archive
 
 from bench import crowds, fuzz, starts, world
-from bench.model import CROWD_CONTAINERS, CROWD_VMS, HTTP, PARKED, PARKED_SNAPSHOT, SNAPSHOT, TRUE, WARM, Row, Samples
+from bench.model import CROWD_CONTAINERS, CROWD_VMS, HTTP, PARKED, PARKED_SNAPSHOT, SNAPSHOT, TRUE, WARM, Samples
 from bench.peers import BareCrun, Docker, Peer, Podman, Twinhull
 from bench.report import report
 from bench.world import Daemon
@@ -30,17 +30,22 @@ from twinhull.spec.instance import Resources, Runtime
 ROWS = ("true", "http", "warm-up", "containers", "vms", "overhead", "idle", "cycles", "fuzz")
 _PLAIN = '[vm]\nparked = 0\n[network]\npool = "10.231.0.0/16"\n'
 _READY = '[vm]\nparked = 2\n[network]\npool = "{pool}"\n'
+_CROWD = '[vm]\nparked = {count}\nparked_memory = {memory}\n[network]\npool = "10.234.0.0/16"\n'
 _SERVICE = "localhost/debian-python:bookworm"
 
 
 @dataclass(frozen=True, slots=True)
 class _World:
-    """What runs. Daemons: `plain` without pools, `ready` with parked guests, `warm` with parked clones of a snapshot."""
+    """What runs. Daemons: `plain` without pools, `ready` with parked guests, `warm` with parked clones of a snapshot.
+
+    `crowd`: with as many parked as there are VMs at once.
+    """
 
     rows: Sequence[str]
     plain: Daemon
     ready: Daemon
     warm: Daemon
+    crowd: Daemon
     peers: dict[str, Peer]
 
 
@@ -60,12 +65,14 @@ def main() -> int:
         pools = () if options.no_pools or "http" not in rows else ("10.232.0.0/16", "10.233.0.0/16")
         others = [stack.enter_context(world.daemon(scratch / f"r{at}", images, _READY.format(pool=pool))) for at, pool in enumerate(pools)]
         ready, warm = others or (plain, plain)
+        many = _CROWD.format(count=options.vms, memory=options.vms * (256 << 20))
+        crowd = plain if options.no_pools or "vms" not in rows else stack.enter_context(world.daemon(scratch / "c", images, many))
         peers = {peer.name: peer for peer in _peers(scratch, images[0]) if _wanted(peer.name, options)}
         for peer in peers.values():
             stack.callback(peer.down)
             peer.up()
         try:
-            _run(_World(rows, plain, ready, warm, peers), options, samples)
+            _run(_World(rows, plain, ready, warm, crowd, peers), options, samples)
         finally:
             report(samples, Path(options.out))
     if "fuzz" in rows:
@@ -90,13 +97,11 @@ def _run(world_: _World, options: argparse.Namespace, samples: Samples) -> None:
     if turns:
         starts.take(turns, options.rounds, options.seed, samples)
     docker = [peers["docker"]] if "docker" in peers else []
-    crowded: list[tuple[str, Row, Peer, int]] = [
-        ("containers", CROWD_CONTAINERS, ours[0], options.containers),
-        ("vms", CROWD_VMS, ours[1], options.vms),
-    ]
-    for name, row, peer, count in crowded:
-        if name in rows:
-            crowds.at_once(row, [*docker, peer], count, options.crowds, samples)
+    if "containers" in rows:
+        crowds.at_once(CROWD_CONTAINERS, [*docker, ours[0]], options.containers, options.crowds, samples)
+    if "vms" in rows:
+        prepared = [] if options.no_pools else _crowd(world_, options.vms)
+        crowds.at_once(CROWD_VMS, [*docker, ours[1], *prepared], options.vms, options.crowds, samples)
     if "overhead" in rows:
         crowds.overhead(plain, {Runtime.CONTAINER: options.clones, Runtime.VM: options.clones}, samples)
     if "idle" in rows:
@@ -116,6 +121,13 @@ def _pools(world_: _World) -> list[Peer]:
         Twinhull(world_.ready, Runtime.VM, PARKED, parked=1),
         Twinhull(world_.plain, Runtime.VM, SNAPSHOT, snapshot="app"),
         Twinhull(world_.warm, Runtime.VM, PARKED_SNAPSHOT, parked=1, snapshot="app"),
+    ]
+
+
+def _crowd(world_: _World, count: int) -> list[Peer]:
+    return [
+        Twinhull(world_.plain, Runtime.VM, SNAPSHOT, snapshot="app"),
+        Twinhull(world_.crowd, Runtime.VM, PARKED_SNAPSHOT, parked=count, snapshot="app"),
     ]
 
 

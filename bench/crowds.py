@@ -20,17 +20,20 @@ _PAUSE = 0.05
 
 
 def at_once(row: Row, peers: list[Peer], count: int, rounds: int, samples: Samples) -> None:
-    """From the first of `count` requests until all answer; milliseconds. Peers take turns, the order is reversed each round."""
-    for peer in peers:
-        peer.serve(next(PORTS))  # what is made once, is made before
-    for number in range(rounds):
+    """From the first of `count` requests until all answer; milliseconds. Peers take turns, the order is reversed each round.
+
+    One round before isn't counted: what is made once is made then, and what is kept ready is kept by what was in demand.
+    """
+    for number in range(-1, rounds):
         for peer in peers if number % 2 else reversed(peers):
             ports = [next(PORTS) for _ in range(count)]
             peer.settle()
             with ThreadPoolExecutor(count) as pool:
                 start = time.perf_counter()
                 list(pool.map(_serve, itertools.repeat(peer), ports))
-                samples.add(row, peer.name, (time.perf_counter() - start) * 1000)
+                taken = (time.perf_counter() - start) * 1000
+                if number >= 0:
+                    samples.add(row, peer.name, taken)
                 list(pool.map(peer.end, ports))
 
 

@@ -63,7 +63,12 @@ WARM = Row(
 CROWD_CONTAINERS = Row(
     "containers at once", "the first of N requests", "all N answer with HTTP 200", targets=(Target(CONTAINER, 1 / 8, DOCKER),)
 )
-CROWD_VMS = Row("VMs at once", "the first of N requests", "all N answer with HTTP 200", targets=(Target(VM, 1 / 1.5, DOCKER),))
+CROWD_VMS = Row(
+    "VMs at once",
+    "the first of N requests",
+    "all N answer with HTTP 200",
+    targets=tuple(Target(each, 1 / 1.5, DOCKER) for each in (VM, SNAPSHOT, PARKED_SNAPSHOT)),
+)
 OVERHEAD = Row(
     "overhead",
     "an instance that idles among N",
