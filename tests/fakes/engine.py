@@ -39,6 +39,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.errors import ConflictError, NotFoundError, UnsupportedError, UserError
+from twinhull.gateway.base import BackendStats
 from twinhull.instance.base import Process, Session, Stats
 from twinhull.spec.instance import InstanceSpec, Resources, RestartPolicy, RestartWhen, Runtime
 from twinhull.spec.process import signal_number
@@ -71,6 +72,8 @@ class FakeEngine(Engine):
         self.apps = FakeApps()
         self.calls: list[str] = []
         self.faults: dict[str, BaseException] = {}
+        self.backends: tuple[BackendStats, ...] = ()
+        """What the gateway counts."""
         self.export_size = 10_240
         """Bytes that `export` and `image_save` yield."""
         self.received = 0
@@ -556,6 +559,9 @@ class FakeEngine(Engine):
         for record in gone:
             await self.remove(record.view.id)
         return {"instances": tuple(record.view.name for record in gone), "volumes": await self.volume_prune() if volumes else ()}
+
+    async def traffic(self) -> tuple[BackendStats, ...]:
+        return self.backends
 
     async def info(self) -> dict[str, object]:
         self._trip("info")

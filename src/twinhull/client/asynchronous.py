@@ -38,6 +38,7 @@ from twinhull.engine.base import (
     VolumeSpec,
     VolumeView,
 )
+from twinhull.gateway.base import BackendStats
 from twinhull.instance.base import Process, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
@@ -114,6 +115,10 @@ class AsyncClient:
     async def ping(self) -> dict[str, Any]:
         """version, api and pid of the daemon."""
         return await self._call(calls.ping())
+
+    async def traffic(self) -> tuple[BackendStats, ...]:
+        """What the gateway counts, by service."""
+        return await self._call(calls.traffic())
 
     async def info(self) -> dict[str, Any]:
         """Versions, accelerator, runtimes, counts."""

@@ -35,6 +35,7 @@ from twinhull.engine.base import (
     VolumeSpec,
     VolumeView,
 )
+from twinhull.gateway.base import BackendStats
 from twinhull.instance.base import Process, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
@@ -135,6 +136,10 @@ def post(path: str, **query: Any) -> Call[None]:
 
 def ping() -> Call[dict[str, Any]]:
     return Call("GET", "/v1/ping", dict[str, Any])
+
+
+def traffic() -> Call[tuple[BackendStats, ...]]:
+    return Call("GET", "/v1/traffic", tuple[BackendStats, ...])
 
 
 def info() -> Call[dict[str, Any]]:

@@ -37,6 +37,7 @@ from twinhull.engine.base import (
     VolumeSpec,
     VolumeView,
 )
+from twinhull.gateway.base import BackendStats
 from twinhull.instance.base import Process, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
@@ -95,6 +96,10 @@ class Client:
     def ping(self) -> dict[str, Any]:
         """version, api and pid of the daemon."""
         return self._call(calls.ping())
+
+    def traffic(self) -> tuple[BackendStats, ...]:
+        """What the gateway counts, by service."""
+        return self._call(calls.traffic())
 
     def info(self) -> dict[str, Any]:
         """Versions, accelerator, runtimes, counts."""

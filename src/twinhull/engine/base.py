@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from twinhull.engine.apps.base import AppEngine
+from twinhull.gateway.base import BackendStats
 from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
 from twinhull.instance.base import LogLine, Process, Session, Stats
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
@@ -334,6 +335,10 @@ class Engine(abc.ABC):
     async def disk_usage(self) -> tuple[DiskUsage, ...]: ...
     @abc.abstractmethod
     async def prune(self, *, all: bool = False, volumes: bool = False) -> dict[str, tuple[str, ...]]: ...
+    @abc.abstractmethod
+    async def traffic(self) -> tuple[BackendStats, ...]:
+        """What the gateway counts, by service; nothing where it doesn't run."""
+
     @abc.abstractmethod
     async def info(self) -> dict[str, object]:
         """Versions, accelerator, cgroup version, runtimes and counts."""

@@ -49,6 +49,7 @@ from twinhull.engine.snapshots import Captures
 from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
 from twinhull.gateway.local import HaproxyGateway
+from twinhull.gateway.base import BackendStats
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
@@ -143,6 +144,12 @@ class LocalEngine(Engine):
 
     async def info(self) -> dict[str, object]:
         lives = self._instances.lives.values()
+    async def traffic(self) -> tuple[BackendStats, ...]:
+        try:
+            return await self._gateway.stats()
+        except TwinhullError:
+            return ()
+
         return {
             "version": __version__,
             "home": str(self.home.state),
