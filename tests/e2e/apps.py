@@ -115,12 +115,12 @@ class Counted:
 
 
 @contextlib.contextmanager
-def load(app: App, rate: float, new: float = 0.3, samples: Path | None = None) -> Iterator[Counted]:
+def load(app: App, rate: float, new: float = 0.3, samples: Path | None = None, path: str = "/cgi-bin/x") -> Iterator[Counted]:
     """Requests at a steady rate as long as the block takes; then the counts are there. samples: a file for every answer's time."""
     stop, counted = app.folder / "stop", Counted()
     stop.unlink(missing_ok=True)
     argv = [sys.executable, str(Path(__file__).parents[1] / "load.py"), "--port", "80", "--host", f"{app.name}.localhost"]
-    argv += ["--path", "/cgi-bin/x", "--rate", str(rate), "--new", str(new), "--bodies", "--until", str(stop)]
+    argv += ["--path", path, "--rate", str(rate), "--new", str(new), "--bodies", "--until", str(stop)]
     argv += ["--samples", str(samples)] if samples else []
     process = app.daemon.net.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
