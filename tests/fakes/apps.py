@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, ServiceView, Step, UpOptions
+from twinhull.engine.apps.base import AppEngine, AppView, BoundView, RevisionView, ScaleView, ServiceView, Step, TargetView, UpOptions
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Runtime
@@ -53,6 +53,15 @@ class FakeApps(AppEngine):
             if count < 0:
                 raise UserError("negative")
         return self._view(name)
+
+    async def scale_explain(self, name: str, service: str) -> ScaleView:
+        self._service(self._find(name), service)
+        spec = self._find(name).services[service].scale
+        if spec is None:
+            raise ConflictError("not scaled")
+        wish = TargetView("rps", 50.0, 120.0, 130.0, 140.0, 0.5, 3, "120 in all, target 50 each")
+        bound = BoundView("target rps", 1, 3, "120 in all, target 50 each")
+        return ScaleView(name, service, 1, 3, 1, spec.min, spec.max, bound.name, bound.reason, (wish,), (bound,))
 
     async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView:
         return self._turned(name, services)

@@ -128,6 +128,15 @@ def test_cpu_alone_never_goes_to_zero() -> None:
     assert decide(spec, Load(NOW, 1, 1, {"cpu": steadily(0.0)}), ScaleMemory(wishes=((NOW, 0),))).desired == 1
 
 
+def test_cpu_beside_a_target_that_tells_of_work_lets_an_unused_service_sleep() -> None:
+    spec = ScaleSpec(0, 10, (*RPS, ScaleTarget("cpu", 50.0)))
+    idle = Load(NOW, 1, 1, {"rps": steadily(0.0), "cpu": steadily(0.0)}, last_used=NOW - spec.window)
+    memory = ScaleMemory(wishes=((NOW, 0),))
+    assert decide(spec, idle, memory).desired == 0
+    assert decide(spec, replace(idle, last_used=NOW - 1), memory).desired == 1
+    assert decide(spec, replace(idle, metrics={"rps": steadily(0.0)}), memory).desired == 1, "a missing metric never lowers"
+
+
 def test_budget_and_max_have_the_last_word_over_min_and_schedule() -> None:
     spec = ScaleSpec(4, 6, RPS, schedules=(Schedule("0 8 * * *", 9, 3600.0),))
     assert decide(spec, rps(steadily(10.0), 4), ScaleMemory()).desired == 6

@@ -19,7 +19,7 @@ from twinhull.client import calls, http, target, thin
 from twinhull.client.asynchttp import AsyncResponse, Body, exchange
 from twinhull.client.asyncsession import AsyncSession, connect
 from twinhull.client.calls import Call, Decoder, Filters, Names
-from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.base import AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -406,6 +406,10 @@ class AsyncClient:
     async def app_scale(self, name: str, counts: Mapping[str, int]) -> AppView:
         """Set the number of instances of services."""
         return await self._call(calls.app_scale(name, counts))
+
+    async def app_scale_explain(self, name: str, service: str) -> ScaleView:
+        """Why a service that is scaled by itself has as many instances as it has."""
+        return await self._call(calls.app_scale_explain(name, service))
 
     async def app_start(self, name: str, *services: str) -> AppView:
         """Start what was stopped."""

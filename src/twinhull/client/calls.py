@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from twinhull.client.problems import UnreachableError
 from twinhull.client.thin import quote
-from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.base import AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -383,6 +383,10 @@ def app_of(entry: Any) -> AppView:
 
 def app_scale(name: str, counts: Mapping[str, int]) -> Call[AppView]:
     return Call("POST", app(name, "scale"), AppView, {}, dict(counts))
+
+
+def app_scale_explain(name: str, service: str) -> Call[ScaleView]:
+    return Call("GET", app(name, "services", quote(service), "scale"), ScaleView)
 
 
 def app_change(name: str, change: str, services: Names, **query: Any) -> Call[AppView]:

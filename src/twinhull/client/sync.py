@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from twinhull.client import calls, target, thin
 from twinhull.client.calls import Call, Decoder, Filters, Names
 from twinhull.client.session import ClientSession
-from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.base import AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -387,6 +387,10 @@ class Client:
     def app_scale(self, name: str, counts: Mapping[str, int]) -> AppView:
         """Set the number of instances of services."""
         return self._call(calls.app_scale(name, counts))
+
+    def app_scale_explain(self, name: str, service: str) -> ScaleView:
+        """Why a service that is scaled by itself has as many instances as it has."""
+        return self._call(calls.app_scale_explain(name, service))
 
     def app_start(self, name: str, *services: str) -> AppView:
         """Start what was stopped."""

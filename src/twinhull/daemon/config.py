@@ -23,6 +23,10 @@
     max_size = 16777216             # bytes, for instances that don't say
     max_files = 3
 
+    [scale]
+    cpus = 6.0                      # CPUs and
+    memory = 8589934592             # bytes that all instances together may ask for; 0: no bound
+
     [gateway]
     http = ":80"                    # "address:port", ":port" for all addresses, "" for none; taken with the first route
     https = ":443"
@@ -42,6 +46,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -60,6 +65,7 @@ _TYPES: dict[Any, tuple[type, str]] = {
     str: (str, "a string"),
     bool: (bool, "true or false"),
     int: (int, "a whole number"),
+    float: (float, "a number"),
     tuple[str, ...]: (list, "a list of strings"),
 }
 
@@ -149,6 +155,21 @@ class LogsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleConfig:
+    """[scale]. What all instances together may ask for (their `resources`); 0: no bound. memory: bytes."""
+
+    cpus: float = 0.0
+    memory: int = 0
+
+    def check(self) -> None:
+        """Nothing negative."""
+        if not 0 <= self.cpus < math.inf:
+            raise UserError(f"scale.cpus {self.cpus} is not a number of CPUs")
+        if self.memory < 0:
+            raise UserError(f"scale.memory {self.memory} is negative")
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """[gateway]. Means the same as `gateway.settings.Settings`."""
 
@@ -190,6 +211,7 @@ class Config:
     security: SecurityConfig = field(default_factory=SecurityConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     logs: LogsConfig = field(default_factory=LogsConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
 
 
@@ -275,6 +297,8 @@ class _Source:
 
     def _value(self, section: str, key: str, value: Any, hint: Any) -> Any:
         kind, words = _TYPES[hint]
+        if kind is float and type(value) is int:
+            value = float(value)
         listed = value if isinstance(value, list) else []
         if type(value) is not kind or not all(isinstance(entry, str) for entry in listed):
             raise UserError(f"{self._at(section, key)}: {section}.{key} is not {words}")

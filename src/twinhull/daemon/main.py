@@ -115,6 +115,8 @@ def _settings(config: Config) -> Settings:
         network_pools=(config.network.pool,) if config.network.pool else (),
         log_max_size=config.logs.max_size,
         log_max_files=config.logs.max_files,
+        scale_cpus=config.scale.cpus,
+        scale_memory=config.scale.memory,
         gateway=GatewaySettings(**dataclasses.asdict(config.gateway)),
     )
 

@@ -16,6 +16,7 @@ from twinhull import __version__
 from twinhull.engine import filters as pick
 from twinhull.engine.apps.assemble import assemble
 from twinhull.engine.apps.local import LocalApps
+from twinhull.engine.apps.sleeping import Nobody
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -48,8 +49,8 @@ from twinhull.engine.settings import Settings
 from twinhull.engine.snapshots import Captures
 from twinhull.engine.tasks import Tasks
 from twinhull.errors import ConflictError, NotFoundError, TwinhullError, UserError
-from twinhull.gateway.local import HaproxyGateway
 from twinhull.gateway.base import BackendStats
+from twinhull.gateway.local import HaproxyGateway
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
@@ -93,7 +94,8 @@ class LocalEngine(Engine):
         self._networks = Networks(self._network, self._database, self._events, lives, settings.network_pools, records)
         self._files = Files(self._instances)
         self._gateway = HaproxyGateway(home, settings.gateway)
-        self.apps: LocalApps = assemble(self._instances, self._networks, self._gateway, self._secrets, settings.gateway.http)
+        self._activator = Nobody()
+        self.apps: LocalApps = assemble(self._instances, self._networks, self._gateway, self._secrets, self._activator)
 
     # the whole
 
@@ -142,14 +144,14 @@ class LocalEngine(Engine):
         Cgroup(self.home.cgroup).remove_if_empty()
         self._database.close()
 
-    async def info(self) -> dict[str, object]:
-        lives = self._instances.lives.values()
     async def traffic(self) -> tuple[BackendStats, ...]:
         try:
             return await self._gateway.stats()
         except TwinhullError:
             return ()
 
+    async def info(self) -> dict[str, object]:
+        lives = self._instances.lives.values()
         return {
             "version": __version__,
             "home": str(self.home.state),

@@ -22,4 +22,7 @@ class Settings:
     """VMs of one shape that may wait for their instances; 0: none."""
     parked_memory: int = 256 * 1024 * 1024
     """Bytes for all of them."""
+    scale_cpus: float = 0.0
+    scale_memory: int = 0
+    """CPUs and bytes for all instances together, by what they ask for; 0: no bound."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable
@@ -25,7 +26,7 @@ from twinhull.sys.netlink import Netlink, NetlinkError, attribute, attributes, m
 T = TypeVar("T")
 
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
-_TUPLE_ORIG, _TUPLE_REPLY, _PROTO_INFO, _ID, _ZONE, _FILTER = 1, 2, 4, 12, 18, 25
+_TUPLE_ORIG, _TUPLE_REPLY, _PROTO_INFO, _TIMEOUT, _ID, _ZONE, _FILTER = 1, 2, 4, 7, 12, 18, 25
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _IP_SRC, _IP_DST = 1, 2
 _PROTO_NUM, _PROTO_DST_PORT = 1, 3
@@ -34,6 +35,9 @@ _ORIG_FLAGS, _REPLY_FLAGS = 1, 2
 _BY_SRC, _BY_DST, _BY_PROTO = 1 << 0, 1 << 1, 1 << 3
 _OPEN = range(1, 6)
 """SYN_SENT to CLOSE_WAIT, as in linux/netfilter/nf_conntrack_tcp.h: until both sides have said that they are done."""
+_TIME_WAIT = 7
+_TIME_WAIT_SECONDS = 120.0
+"""nf_conntrack_tcp_timeout_time_wait's default; a lower one makes what is over look older."""
 _HEADER = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _BATCH = 256
 
@@ -69,6 +73,10 @@ class Flows:
     async def connections(self, address: str) -> int:
         """TCP connections to this address that aren't over; translated ones count where they arrive."""
         return await self._run(count_open, self._link, address)
+
+    async def led_to(self, address: str) -> tuple[int, float]:
+        """(open TCP connections that a translation leads to this address, seconds since the last of those that are over; inf)."""
+        return await self._run(count_led, self._link, address)
 
     async def sever(self, addresses: Collection[str]) -> None:
         """End this machine's own connections to these addresses, whose instances are gone or going.
@@ -114,6 +122,20 @@ def count_open(link: Netlink, address: str) -> int:
     """How many TCP connections are answered by this address."""
     answered = (body for body in _dump(link, socket.IPPROTO_TCP, answered_by=address) if _address(body, _TUPLE_REPLY, _IP_SRC) == address)
     return sum(_tcp_state(body) in _OPEN for body in answered)
+
+
+def count_led(link: Netlink, address: str) -> tuple[int, float]:
+    """Only what was first sent elsewhere: to a virtual address or a published port, not by this machine to the instance itself."""
+    count, age = 0, math.inf
+    for body in _dump(link, socket.IPPROTO_TCP, answered_by=address):
+        if _address(body, _TUPLE_REPLY, _IP_SRC) != address or _address(body, _TUPLE_ORIG, _IP_DST) == address:
+            continue
+        state = _tcp_state(body)
+        count += state in _OPEN
+        if state == _TIME_WAIT:
+            left = int.from_bytes(attributes(body, 4).get(_TIMEOUT, b""), "big")
+            age = min(age, max(0.0, _TIME_WAIT_SECONDS - left))
+    return count, age
 
 
 def _dump(link: Netlink, protocol: int, *, sent_to: str = "", answered_by: str = "") -> list[bytes]:

@@ -360,6 +360,10 @@ class NetworkHost:
         """
         return await self._flows.connections(address)
 
+    async def led_to(self, address: str) -> tuple[int, float]:
+        """(open TCP connections that virtual addresses and published ports lead to this one, seconds since the last that is over; inf)."""
+        return await self._flows.led_to(address)
+
     # published ports
 
     async def publish(self, instance_id: str, address: str, mappings: Sequence[PortMapping], *, name: str = "") -> tuple[PortMapping, ...]:

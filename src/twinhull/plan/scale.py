@@ -173,6 +173,9 @@ def _wish(target: ScaleTarget, spec: ScaleSpec, load: Load, memory: ScaleMemory)
         return Wish(target, reading, None, note=f"{key(target)} is stale: {reading.age:.0f} s old")
     if target.kind in _SHARED:
         return _shared(target, reading, load)
+    unused = not spec.min and load.now >= load.last_used + spec.window
+    if unused and any(each.kind in _SHARED for each in spec.targets):  # whose wish says whether there is work
+        return Wish(target, reading, 0, None, f"{reading.stable:.4g}, but nobody has used it within {spec.window:g} s")
     if load.ready == 0:
         return Wish(target, reading, None, note=f"{key(target)}: no instance is ready")
     return _latency(target, reading, spec, load, memory) if target.kind == "p95" else _average(target, reading, load)
@@ -191,7 +194,10 @@ def _shared(target: ScaleTarget, reading: Reading, load: Load) -> Wish:
 
 
 def _average(target: ScaleTarget, reading: Reading, load: Load) -> Wish:
-    """An average over the instances, which is to be `value`: as many as would bring it there, if it fell with their number. Never zero."""
+    """An average over the instances, which is to be `value`: as many as would bring it there, if it fell with their number.
+
+    Not zero: what an idle instance uses doesn't say that nobody needs it.
+    """
     assert reading.stable is not None
     stable = max(1, _tolerant(reading.stable * load.ready, target.value, load.current))
     panic = _up(reading.panic * load.ready / target.value) if reading.panic is not None else None

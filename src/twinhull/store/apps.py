@@ -8,6 +8,7 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+from twinhull.plan.resize import Size
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import PortMapping
 from twinhull.store.db import Database, ports_adapter
@@ -40,17 +41,22 @@ class Wanted:
     remove_orphans: bool = False
     removed: bool = False
     remove_volumes: bool = False
+    autoscaled: Mapping[str, int] = field(default_factory=dict)
+    """What the autoscaler wants, of services that have one; `scale` is about the others."""
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    """What one instance is to have, of services with `auto_resources` once that differs from the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppRow:
-    """One row of `apps`. memory: plan/memory.py's JSON."""
+    """One row of `apps`. memory: plan/memory.py's JSON; scaling: plan/scale.py's."""
 
     name: str
     created_at: float
     revision: int
     wanted: Wanted
     memory: str = "{}"
+    scaling: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,10 @@ class AppTable:
 
     def apps(self) -> list[AppRow]:
         """All."""
-        rows = self._database.read("SELECT name, created_at, revision, wanted, memory FROM apps")
+        rows = self._database.read("SELECT name, created_at, revision, wanted, memory, scaling FROM apps")
         return [
-            AppRow(name, created_at, revision, _wanted().validate_json(wanted), memory)
-            for name, created_at, revision, wanted, memory in rows
+            AppRow(name, created_at, revision, _wanted().validate_json(wanted), memory, scaling)
+            for name, created_at, revision, wanted, memory, scaling in rows
         ]
 
     def save(self, row: AppRow, revision: Revision | None = None) -> None:
@@ -112,9 +118,9 @@ class AppTable:
         wanted = _wanted().dump_json(row.wanted).decode()
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO apps VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET revision = excluded.revision,"
-                " wanted = excluded.wanted, memory = excluded.memory",
-                (row.name, row.created_at, row.revision, wanted, row.memory),
+                "INSERT INTO apps VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET revision = excluded.revision,"
+                " wanted = excluded.wanted, memory = excluded.memory, scaling = excluded.scaling",
+                (row.name, row.created_at, row.revision, wanted, row.memory, row.scaling),
             )
             if revision is not None:
                 spec = app_adapter().dump_json(revision.spec, exclude={"secret_values"}).decode()

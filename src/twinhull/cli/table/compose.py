@@ -61,11 +61,12 @@ COMMANDS = (
     )._replace(aliases=("compose down",)),
     _row(
         "scale",
-        "set the number of instances of services",
+        "set the number of instances of services; explain SERVICE: why the autoscaler chose its number",
         "apps:scale",
-        (Option("--no-wait", "return at once", kind="switch"),),
-        (Argument("service=count", most=0),),
+        (Option("--no-wait", "return at once", kind="switch"), JSON),
+        (Argument("service=count", "or: explain SERVICE", most=0),),
         "twinhull scale web=5 worker=2",
+        "twinhull scale explain web",
     )._replace(aliases=("compose scale",)),
     Command("ls", "list applications", "apps:ls", (FORMAT, JSON, QUIET), (), (("twinhull ls", ""),), aliases=("compose ls", "app ls")),
     _row("compose history", "show an application's revisions", "apps:history", (FORMAT, JSON), (), "twinhull compose history")._replace(

@@ -140,7 +140,11 @@ def down(args: Arguments) -> int:
 
 
 def scale(args: Arguments) -> int:
-    """Set numbers of instances, and wait until they are ready."""
+    """Set numbers of instances, and wait until they are ready; or show why one is as it is."""
+    if args.all("service=count")[:1] == ["explain"]:
+        from twinhull.cli.verbs import scaling
+
+        return scaling.explain(args)
     counts = _counts(args, args.all("service=count"))
     name = apps.name(args)
     with Client() as client:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query
 from twinhull.daemon.api.answers import Empty, Events, Json
 from twinhull.daemon.api.bodies import Route, Strict
 from twinhull.daemon.api.context import ContextDep, EngineDep, Flag, refuse_unknown_query
-from twinhull.engine.apps.base import AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.base import AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.errors import UserError
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec
@@ -123,6 +123,12 @@ async def rollout(
 async def isolate(engine: EngineDep, name: str, service: str, runtime: str) -> Json[AppView]:
     """Move a service into another hull."""
     return Json(await engine.apps.isolate(name, service, runtime))
+
+
+@router.get("/{name}/services/{service}/scale", response_model=None)
+async def scale_explain(engine: EngineDep, name: str, service: str) -> Json[ScaleView]:
+    """Why a service that is scaled by itself has as many instances as it has: inputs, wishes, bounds."""
+    return Json(await engine.apps.scale_explain(name, service))
 
 
 @router.get("/{name}/services/{service}/one-off", response_model=None)

@@ -7,9 +7,10 @@ are kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from twinhull.engine.apps.sleeping import Activator
 from twinhull.engine.apps.state import App
 from twinhull.engine.live import Live
 from twinhull.errors import ConflictError, TwinhullError
@@ -39,6 +40,7 @@ class Balance:
     networks: Mapping[str, NetworkRecord]
     lives: Mapping[str, Live]
     apps: Mapping[str, App]
+    activator: Activator
     addresses: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """(app, service, network id) → virtual address."""
     ports: dict[tuple[str, str], tuple[PortMapping, ...]] = field(default_factory=dict)
@@ -78,12 +80,29 @@ class Balance:
 
     async def refresh(self, app: App) -> None:
         """Make the services of an app lead to the members that serve now. Raises ConflictError for a port or route that another has."""
+        self._tell_activator(app)  # first: who waits goes to the instance itself
         async with self._leading:
             for name in self._names(app):
                 await self._lead(app, name)
             for service in [service for held, service in self._set if held == app.name and service not in self._names(app)]:
                 await self._remove(app.name, service)
         await self.route()
+
+    def _tell_activator(self, app: App) -> None:
+        for spec in app.spec.services.values():
+            if spec.scale is not None:
+                self.activator.ready(f"{app.name}/{spec.name}", tuple(self._serving(app, spec.name)))
+
+    def _serving(self, app: App, service: str) -> Iterator[str]:
+        """Addresses of the instances that take new connections."""
+        for member in sorted(app.members.values(), key=lambda member: member.slot):
+            live = self.lives.get(member.instance_id)
+            if member.service == service and member.state.serving and live is not None and live.endpoints:
+                yield live.endpoints[0].address
+
+    def reached_at(self, app: App, service: str) -> str:
+        """Where this machine reaches a service of an application; "" where nobody serves."""
+        return next(self._serving(app, service), "")
 
     async def _lead(self, app: App, name: str) -> None:
         record = self._record(app, name)

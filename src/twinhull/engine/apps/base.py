@@ -128,6 +128,61 @@ class Step:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TargetView:
+    """One target of a service that is scaled. value: what is wanted; stable, panic: averages over the two windows; latest: the last
+    value; age: its age in seconds; wish: instances it asks for. None: unknown, and `note` says why."""
+
+    target: str
+    value: float
+    stable: float | None = None
+    panic: float | None = None
+    latest: float | None = None
+    age: float | None = None
+    wish: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundView:
+    """One step of the decision that changed the number."""
+
+    name: str
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleView:
+    """Why a service has as many instances as it has. current: before the last decision; desired: since. Times: seconds since the epoch.
+
+    decided_by: the target or bound that had the last word. waiting: requests and connections that the activator holds. granted: what the
+    machine's budget allows, -1 no bound; budget: why that isn't all. cpus, memory (bytes): of one instance, 0 no limit.
+    """
+
+    app: str
+    service: str
+    current: int
+    desired: int
+    ready: int
+    min: int
+    max: int
+    decided_by: str
+    reason: str
+    targets: tuple[TargetView, ...] = ()
+    bounds: tuple[BoundView, ...] = ()
+    panic: bool = False
+    last_used: float = 0.0
+    waiting: int = 0
+    granted: int = -1
+    budget: str = ""
+    wake_at: float = 0.0
+    """When it is decided anew though nothing happens: a schedule begins or ends. 0: never."""
+    cpus: float = 0.0
+    memory: int = 0
+
+
 class AppEngine(abc.ABC):
     """Applications of one engine. `services` empty: all."""
 
@@ -157,6 +212,10 @@ class AppEngine(abc.ABC):
 
     @abc.abstractmethod
     async def scale(self, name: str, counts: dict[str, int]) -> AppView: ...
+    @abc.abstractmethod
+    async def scale_explain(self, name: str, service: str) -> ScaleView:
+        """Why a service that is scaled by itself has as many instances as it has. Raises ConflictError for one that isn't."""
+
     @abc.abstractmethod
     async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView: ...
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from twinhull.engine import programs
 from twinhull.engine.apps.balance import Balance
+from twinhull.engine.apps.sizing import sized
 from twinhull.engine.apps.state import App
 from twinhull.engine.base import NetworkSpec
 from twinhull.engine.instances import Instances
@@ -112,6 +113,8 @@ class Hands:
         spec, pin = found
         name = self._name(app, spec, action.slot)
         wanted = instance_spec(app.name, spec, name=name, slot=action.slot, mark=action.fingerprint)
+        if (size := app.wanted.sizes.get(action.service)) is not None:
+            wanted = replace(wanted, resources=sized(wanted.resources, size))
         live = await self.instances.create(wanted, image=pin.image_id)
         member = Member(live.id, app.name, action.service, action.slot, action.fingerprint)
         self.table.save_member(member)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from twinhull.engine.apps import views
 from twinhull.engine.apps.balance import Balance, resolved
-from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, Step, UpOptions
+from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.apps.hands import Hands, instance_spec
 from twinhull.engine.apps.loop import Loop
 from twinhull.engine.apps.observe import observe
-from twinhull.engine.apps.state import App, desired, salted, service_of
+from twinhull.engine.apps.scaling import Scaler
+from twinhull.engine.apps.state import App, awake, bounded, desired, salted, service_of
 from twinhull.engine.base import Event
 from twinhull.engine.instances import Instances
 from twinhull.engine.names import check as check_name
@@ -21,7 +22,7 @@ from twinhull.engine.secrets import SecretStore
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.image.base import ImageView
 from twinhull.plan import memory as memories
-from twinhull.plan import rollout
+from twinhull.plan import rollout, scale
 from twinhull.plan.preview import preview
 from twinhull.spec.app import (
     APP_LABEL,
@@ -51,6 +52,7 @@ class LocalApps(AppEngine):
     networks: Callable[[], Collection[str]]
     secrets: SecretStore
     apps: dict[str, App]
+    scaler: Scaler
     gateway_port: str = ""
     _changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -66,6 +68,7 @@ class LocalApps(AppEngine):
         for row in self.table.apps():
             app = App(self.table, row, self.table.revisions(row.name))
             app.memory = memories.load(row.memory)
+            app.scaling = scale.restore(row.scaling)
             app.members = {key: member for key, member in members.items() if member.app == row.name}
             self.apps[row.name] = app
         for live in self.instances.lives.values():
@@ -75,10 +78,11 @@ class LocalApps(AppEngine):
 
     def start_all(self) -> None:
         """Begin to look after every app; instances and network are there."""
-        self.instances.events.called.append(self._happened)
+        self.instances.events.called += [self._happened, self.scaler.sizing.happened]
         self.instances.tasks.spawn("lead to applications", self.balance.route())
         for app in self.apps.values():
             self.loop.start(app)
+        self.instances.tasks.spawn("autoscaler", self.scaler.run())
 
     def pause_all(self) -> None:
         """Before every workload is ended with the daemon: no loop heals them meanwhile, and the next daemon starts them again."""
@@ -136,6 +140,7 @@ class LocalApps(AppEngine):
         app.failed.clear()
         app.save(wanted=wanted, revision=_news(app, revision))
         self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
+        self.scaler.used(app, wanted.active)
         self._go(app)
         return app
 
@@ -157,6 +162,8 @@ class LocalApps(AppEngine):
             asked_at={**wanted.asked_at, **dict.fromkeys(active, revision.at)},
             salts=self._salts(app, options),
             remove_orphans=options.remove_orphans,
+            autoscaled=awake(wanted, revision.spec, active),
+            sizes={name: size for name, size in wanted.sizes.items() if name not in active or _sized_alike(app, revision.spec, name)},
         )
 
     def _salts(self, app: App | None, options: UpOptions) -> dict[str, str]:
@@ -236,10 +243,18 @@ class LocalApps(AppEngine):
             app.service(service)
             if count < 0:
                 raise UserError(f"service {service}: {count} instances can't be")
-        app.change(scale={**app.wanted.scale, **counts}, active=_with(app, counts))
-        self.instances.events.emit("app", "scale", "", name, **{service: str(count) for service, count in counts.items()})
+        byhand = {service: bounded(app.service(service), count) for service, count in counts.items()}
+        scaled = {service: count for service, count in byhand.items() if app.service(service).scale is not None}
+        self.scaler.set_by_hand(app, scaled)
+        plain = {service: count for service, count in byhand.items() if service not in scaled}
+        autoscaled = {**app.wanted.autoscaled, **scaled}
+        app.change(scale={**app.wanted.scale, **plain}, autoscaled=autoscaled, active=_with(app, counts))
+        self.instances.events.emit("app", "scale", "", name, **{service: str(count) for service, count in byhand.items()})
         app.wake()
         return self._view(app)
+
+    async def scale_explain(self, name: str, service: str) -> ScaleView:
+        return self.scaler.explain(self._find(name), service)
 
     async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView:
         app = self._find(name)
@@ -253,7 +268,9 @@ class LocalApps(AppEngine):
         chosen = self._chosen(app, services)
         asked = {**app.wanted.asked_at, **dict.fromkeys(chosen, time.time())}
         app.failed.clear()
-        app.change(stopped=tuple(each for each in app.wanted.stopped if each not in chosen), asked_at=asked, active=_with(app, chosen))
+        stopped = tuple(each for each in app.wanted.stopped if each not in chosen)
+        app.change(stopped=stopped, asked_at=asked, active=_with(app, chosen), autoscaled=awake(app.wanted, app.spec, chosen))
+        self.scaler.used(app, chosen)
         app.wake()
         return self._view(app)
 
@@ -315,7 +332,9 @@ class LocalApps(AppEngine):
         number = max(each.number for each in app.revisions) + 1
         active = tuple(name for name in spec.services if name in app.wanted.active)
         changed = [name for name in active if app.revision.pins.get(name) != pins.get(name)]
-        wanted = replace(app.wanted, active=active, asked_at={**app.wanted.asked_at, **dict.fromkeys(changed, now)})
+        asked_at = {**app.wanted.asked_at, **dict.fromkeys(changed, now)}
+        wanted = replace(app.wanted, active=active, asked_at=asked_at, autoscaled=awake(app.wanted, spec, changed))
+        self.scaler.used(app, changed)
         app.failed.clear()
         app.save(wanted=wanted, revision=Revision(app.name, number, now, cause, spec, dict(pins)))
         self.instances.events.emit("app", "up", "", app.name, revision=str(number), cause=cause)
@@ -415,6 +434,13 @@ def _news(app: App, revision: Revision) -> Revision | None:
 def _with(app: App, services: Collection[str]) -> tuple[str, ...]:
     wanted = {*app.wanted.active, *services}
     return tuple(name for name in app.spec.services if name in wanted)
+
+
+def _sized_alike(app: App | None, spec: AppSpec, service: str) -> bool:
+    """Whether the file says the same of a service's size as before; otherwise it begins with that anew."""
+    before = app.spec.services.get(service) if app is not None and app.revisions else None
+    now = spec.services[service]
+    return before is not None and now.scale is not None and now.scale.auto_resources and before.template.resources == now.template.resources
 
 
 def _turn(verb: str, before: memories.Memory) -> memories.Memory:

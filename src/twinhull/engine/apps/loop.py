@@ -24,8 +24,8 @@ from twinhull.plan.observed import Failure, Observed
 from twinhull.spec.app import ServiceSpec
 
 _log = logging.getLogger(__name__)
-_PROBE_EVERY = 0.05
-"""Seconds between two connects to a port that doesn't answer yet."""
+_PROBE_FIRST, _PROBE_EVERY = 0.002, 0.05
+"""Seconds between two connects to a port that doesn't answer yet: soon at first, since somebody may wait for it; each a half longer."""
 _DRAIN_LOOK = 0.25
 """Seconds between two questions how many connections are open."""
 _TRY_AGAIN = 2.0
@@ -159,14 +159,15 @@ class Loop:
 
     async def _probe(self, app: App, live: Live, port: int) -> None:
         """Until it answers or doesn't run any more."""
-        started = live.record.started_at
+        started, pause = live.record.started_at, _PROBE_FIRST
         while live.record.state is State.RUNNING and app.probed.get(live.id) == started:
             if await answers(live.endpoints[0].address, port):
                 if app.probed.get(live.id) == started:
                     app.answering[live.id] = True
                     app.wake()
                 return
-            await asyncio.sleep(_PROBE_EVERY)
+            await asyncio.sleep(pause)
+            pause = min(_PROBE_EVERY, pause * 1.5)
 
 
 def probed_port(spec: ServiceSpec) -> int:

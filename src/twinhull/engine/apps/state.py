@@ -6,16 +6,18 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from twinhull.engine.apps.base import Happened
 from twinhull.errors import NotFoundError
 from twinhull.plan import memory as memories
+from twinhull.plan import scale
 from twinhull.plan.actions import Standing
 from twinhull.plan.memory import Memory
 from twinhull.plan.observed import Desired, Failure, Wish
+from twinhull.plan.scale import ScaleMemory
 from twinhull.spec.app import AppSpec, ServiceSpec, fingerprint
 from twinhull.store.apps import AppRow, AppTable, Member, MemberState, Pin, Revision, Wanted
 
@@ -32,6 +34,8 @@ class App:
     members: dict[str, Member] = field(default_factory=dict)
     """By instance id; an instance that a person removed is taken out when it is missed."""
     memory: dict[str, Memory] = field(default_factory=dict)
+    scaling: dict[str, ScaleMemory] = field(default_factory=dict)
+    """What the autoscaler remembers; written down with the next change of what is wanted."""
     standings: Mapping[str, Standing] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -95,7 +99,8 @@ class App:
         """Write down; with a revision it becomes the wanted one."""
         text = memories.dump(self.memory).decode()
         number = revision.number if revision else self.row.revision
-        self.row = replace(self.row, wanted=wanted or self.wanted, revision=number, memory=text)
+        scaling = scale.dump(self.scaling).decode()
+        self.row = replace(self.row, wanted=wanted or self.wanted, revision=number, memory=text, scaling=scaling)
         if revision is not None:
             self.revisions.append(revision)
         self.table.save(self.row, revision)
@@ -150,6 +155,28 @@ def salted(service: ServiceSpec, image_id: str, salt: str) -> str:
     return hashlib.sha256(f"{mark} {salt}".encode()).hexdigest()[:12] if salt else mark
 
 
+def replicas(wanted: Wanted, spec: ServiceSpec) -> int:
+    """How many instances of a service are wanted: by the autoscaler, by people, by the file."""
+    if spec.scale is not None:
+        return wanted.autoscaled.get(spec.name, max(1, spec.scale.min))
+    return wanted.scale.get(spec.name, spec.replicas)
+
+
+def bounded(spec: ServiceSpec, count: int) -> int:
+    """Within what the file allows the autoscaler."""
+    return count if spec.scale is None else max(spec.scale.min, min(count, spec.scale.max))
+
+
+def awake(wanted: Wanted, spec: AppSpec, services: Collection[str]) -> dict[str, int]:
+    """`autoscaled` once these services were asked for: each has somebody, so that one sees whether it works."""
+    found = {name: count for name, count in wanted.autoscaled.items() if name in spec.services and spec.services[name].scale is not None}
+    for name in services:
+        service = spec.services[name]
+        if service.scale is not None:
+            found[name] = bounded(service, max(1, found.get(name, 1)))
+    return found
+
+
 def desired(app: App) -> Desired:
     """What the planner takes: the wanted revision, and what people asked beyond it."""
     wanted, revision = app.wanted, app.revision
@@ -159,7 +186,7 @@ def desired(app: App) -> Desired:
             wishes[name] = Wish(
                 spec,
                 revision.pins[name].fingerprint,
-                wanted.scale.get(name, spec.replicas),
+                replicas(wanted, spec),
                 stopped=name in wanted.stopped,
                 asked_at=wanted.asked_at.get(name, 0.0),
                 restart_at=wanted.restart_at.get(name, 0.0),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.base import AppView, MemberView, RevisionView, RolloutView, ServiceView
-from twinhull.engine.apps.state import App
+from twinhull.engine.apps.state import App, replicas
 from twinhull.engine.live import Live
 from twinhull.plan.actions import Phase, Standing
 from twinhull.plan.lifecycle import State, is_up
@@ -72,7 +72,7 @@ def _service(app: App, spec: ServiceSpec, lives: Mapping[str, Live], balance: Ba
         spec.template.image,
         pin.image_id if pin else "",
         pin.fingerprint if pin else "",
-        app.wanted.scale.get(name, spec.replicas),
+        replicas(app.wanted, spec),
         standing.ready,
         (_leads(spec) and app.trouble) or standing.reason,
         balance.ports.get((app.name, name), ()),
@@ -131,7 +131,7 @@ def _started(app: App, lives: Mapping[str, Live]) -> bool:
             continue
         states = [lives[m.instance_id].record.state for m in app.members.values() if m.service == name and m.instance_id in lives]
         begun = sum(is_up(state) or state is State.EXITED for state in states)
-        if begun < app.wanted.scale.get(name, spec.replicas):
+        if begun < replicas(app.wanted, spec):
             return False
     return True
 

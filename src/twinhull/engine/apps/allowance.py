@@ -1,0 +1,114 @@
+"""The machine's budget in numbers: what every instance asks for, and who has to go when memory is short."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twinhull.engine.apps.meters import Meter, Subject
+from twinhull.engine.apps.state import App, replicas
+from twinhull.engine.live import Live
+from twinhull.instance.vm.qemu import DEFAULT_MEMORY, cpu_count
+from twinhull.plan import budget
+from twinhull.plan.budget import Claim, Grant, Room, Use
+from twinhull.spec.app import APP_LABEL
+from twinhull.spec.instance import Resources, Runtime
+
+RESERVE = 0.04
+"""Part of the machine's memory that has to be available, or instances are evicted: below it the kernel soon kills by itself."""
+_EVICTED_FOR = 60.0
+"""Seconds in which what was evicted doesn't come back."""
+_FIXED = 1 << 30
+"""Priority of what isn't scaled: it is there already, so it comes first."""
+_MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(eq=False)
+class Allowance:
+    """`room`: what the owner allows for everything that runs here."""
+
+    room: Room
+    apps: Mapping[str, App]
+    lives: Mapping[str, Live]
+    caps: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Service → (until when, the most it may have): its instances were evicted."""
+
+    def admit(self, subjects: Iterable[Subject], wanted: Mapping[str, int]) -> dict[str, Grant]:
+        """What each may have, by "APP/SERVICE"; those who aren't named want what they have. Empty where there is no bound."""
+        now = time.time()
+        self.caps = {name: cap for name, cap in self.caps.items() if cap[0] > now}
+        if not (self.room.cpus or self.room.memory or self.caps):
+            return {}
+        claims = [_claim(subject, wanted.get(subject.name, _have(subject))) for subject in subjects]
+        grants = budget.admit(self.room, (*claims, *self._fixed({claim.service for claim in claims})))
+        found = {claim.service: grants[claim.service] for claim in claims}
+        for name, (_, most) in self.caps.items():
+            if name in found and found[name].instances > most:
+                found[name] = Grant(most, "memory was short a moment ago, and its priority is the lowest")
+        return found
+
+    def _fixed(self, scaled: set[str]) -> list[Claim]:
+        """Services with a fixed number, and instances that belong to no application."""
+        found = []
+        for app in self.apps.values():
+            for spec in app.spec.services.values() if app.revisions and not app.wanted.removed else ():
+                name = f"{app.name}/{spec.name}"
+                if name not in scaled and spec.name in app.wanted.active and spec.name not in app.wanted.stopped:
+                    count = replicas(app.wanted, spec)
+                    found.append(Claim(name, _FIXED, count, count, count, *_request(spec.template.resources, spec.template.runtime)))
+        for live in self.lives.values():
+            spec_of = live.record.spec
+            if live.up and APP_LABEL not in spec_of.labels:
+                found.append(Claim(f"instance {live.id}", _FIXED, 1, 1, 1, *_request(spec_of.resources, spec_of.runtime)))
+        return found
+
+    def evictions(self, subjects: Sequence[Subject], meters: Mapping[str, Meter]) -> list[tuple[Subject, int, str]]:
+        """(service, instances that it may keep, why): before the kernel chooses whom to kill."""
+        uses = [
+            Use(each.name, each.scale.priority, each.scale.min, len(each.lives), meters[each.name].memory)
+            for each in subjects
+            if each.name in meters and each.lives
+        ]
+        total = sum(use.memory for use in uses)
+        short = max(total - self.room.memory if self.room.memory else 0, _shortage())
+        if short <= 0 or not uses:
+            return []
+        found = []
+        by_name = {subject.name: subject for subject in subjects}
+        for eviction in budget.evict(total - short, uses):
+            subject = by_name[eviction.service]
+            left = max(0, min(_have(subject), len(subject.lives)) - eviction.instances)
+            self.caps[eviction.service] = (time.time() + _EVICTED_FOR, left)
+            found.append((subject, left, f"evicted: {eviction.reason}"))
+        return found
+
+
+def _have(subject: Subject) -> int:
+    return replicas(subject.app.wanted, subject.spec)
+
+
+def _claim(subject: Subject, wanted: int) -> Claim:
+    size = subject.app.wanted.sizes.get(subject.spec.name)
+    template = subject.spec.template
+    cpus, memory = (size.cpus, size.memory) if size else _request(template.resources, template.runtime)
+    return Claim(subject.name, subject.scale.priority, subject.scale.min, wanted, _have(subject), cpus, memory)
+
+
+def _request(resources: Resources, runtime: Runtime) -> tuple[float, int]:
+    """(CPUs, bytes) of one instance; what a container doesn't say counts nothing, a VM has a size in any case."""
+    if runtime is Runtime.VM:
+        return resources.cpus or float(cpu_count(0.0, len(os.sched_getaffinity(0)))), resources.memory or DEFAULT_MEMORY
+    return resources.cpus, resources.memory
+
+
+def _shortage() -> int:
+    """Bytes that are missing from the reserve; 0: it is whole, or can't be told."""
+    try:
+        words = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        total, available = (int(words[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return 0
+    return max(0, int(total * RESERVE) - available)
