@@ -39,6 +39,11 @@ class Home:
         return self.run / "twinhull.sock"
 
     @property
+    def proxy_root(self) -> Path:
+        """The root folder of the gateway's workers: all that they can reach by a path."""
+        return self.run / "gateway" / "empty"
+
+    @property
     def nft_table(self) -> str:
         """The one nftables table (family inet) of this daemon."""
         return f"twinhull-{self.tag}"

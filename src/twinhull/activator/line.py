@@ -26,6 +26,12 @@ class Line(Generic[K]):
         """Without a turn."""
         self._waiting.pop(key, None)
 
+    def clear(self) -> tuple[K, ...]:
+        """Everybody leaves; who that was."""
+        gone = tuple(self._waiting)
+        self._waiting.clear()
+        return gone
+
     def release(self, address: str) -> None:
         """One connection less."""
         self.held[address] -= 1

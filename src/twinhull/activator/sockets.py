@@ -45,10 +45,13 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 def listen_tcp() -> socket.socket:
-    """A port of the kernel's choice on all IPv4 addresses: a redirected connection comes to that of its interface."""
+    """A port of the kernel's choice on all IPv4 addresses: a redirected connection comes to that of its interface.
+
+    The network's rules let in only what they redirected.
+    """
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        made.bind(("0.0.0.0", 0))  # noqa: S104 - the network's rules let in only what they redirected
+        made.bind(("0.0.0.0", 0))
         made.listen(BACKLOG)
     except BaseException:
         made.close()
@@ -98,9 +101,13 @@ async def splice(one: socket.socket, other: socket.socket) -> None:
 
     What one side doesn't take isn't read from the other. Raises OSError when a side breaks.
     """
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_pump(one, other))
-        group.create_task(_pump(other, one))
+    ways = [asyncio.ensure_future(_pump(one, other)), asyncio.ensure_future(_pump(other, one))]
+    try:
+        await asyncio.gather(*ways)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
 
 
 async def _pump(source: socket.socket, sink: socket.socket) -> None:
@@ -129,6 +136,12 @@ async def say(connection: socket.socket, answer: bytes) -> None:
             while await loop.sock_recv(connection, _PART):
                 pass
     connection.close()
+
+
+def hurry(scope: asyncio.Timeout, when: float) -> None:
+    """Let it end at this time of the loop's, unless it is ending already."""
+    if not scope.expired():
+        scope.reschedule(when)
 
 
 class Hangups:

@@ -1,0 +1,117 @@
+"""One service's callers: who waits, who was put through, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+from twinhull.activator import sockets
+from twinhull.activator.base import Sleeper
+from twinhull.activator.line import Line
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
+"""Seconds between two attempts to reach an instance that refuses: its program may not listen yet."""
+
+Waiter = asyncio.Future[str]
+
+
+class Desk:
+    """`wanted` is called when somebody waits and nobody serves."""
+
+    def __init__(self, wanted: Callable[[], None]) -> None:
+        self.sleeper: Sleeper | None = None
+        """None: no service to stand in for (any more, or yet)."""
+        self.waiting = 0
+        self._line: Line[Waiter] = Line()
+        self._wanted = wanted
+
+    @property
+    def open(self) -> int:
+        """Connections that were put through and aren't over."""
+        return self._line.held.total()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return self.sleeper is None and not self.waiting and not self.open and not self._line.addresses
+
+    def serve(self, sleeper: Sleeper | None) -> None:
+        """Stand in for this; None: those who wait are refused."""
+        self.sleeper = sleeper
+        self._line.limit = sleeper.limit if sleeper else 0
+        if sleeper is None:
+            for waiter in self._line.clear():
+                waiter.set_exception(ConnectionAbortedError("the service is gone"))
+        self._turns()
+
+    def ready(self, addresses: tuple[str, ...]) -> None:
+        """Who serves now."""
+        self._line.addresses = addresses
+        self._turns()
+        self._ask()
+
+    async def put_through(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[str, socket.socket] | None:
+        """An instance's address and a connection to it; `over` is to be told the address at the end. None: refused.
+
+        By the bound, the deadline, because the service went, or because the caller did.
+        """
+        if self.sleeper is None or self.waiting >= self.sleeper.queue:
+            return None
+        self.waiting += 1
+        try:
+            if self.waiting == 1:
+                self._ask()
+            async with asyncio.timeout(self.sleeper.deadline) as scope:
+                with hangups.watching(caller, lambda: sockets.hurry(scope, 0)):
+                    return await self._reach(port)
+        except (TimeoutError, ConnectionAbortedError):
+            return None
+        finally:
+            self.waiting -= 1
+
+    def over(self, address: str) -> None:
+        """A connection to this address has ended."""
+        self._line.release(address)
+        self._turns()
+
+    async def _reach(self, port: int) -> tuple[str, socket.socket]:
+        pause = _FIRST_PAUSE
+        while True:
+            address = await self._turn()
+            try:
+                return address, await sockets.dial(address, port)
+            except BaseException as error:
+                self.over(address)
+                if not isinstance(error, OSError):
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if self.sleeper is None:
+                raise ConnectionAbortedError("the service is gone")
+
+    async def _turn(self) -> str:
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._line.join(waiter)
+        self._turns()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._line.leave(waiter)
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self.over(waiter.result())
+            raise
+
+    def _turns(self) -> None:
+        while turn := self._line.turn():
+            waiter, address = turn
+            if waiter.done():  # cancelled, and about to leave
+                self._line.release(address)
+            else:
+                waiter.set_result(address)
+
+    def _ask(self) -> None:
+        if self.waiting and not self._line.addresses and self.sleeper is not None:
+            with contextlib.suppress(Exception):
+                self._wanted()
