@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.model import ROWS, Row, Samples, quantile, verdicts
 
 
-def report(samples: Samples, out: Path) -> None:
-    """All of it; says where the files are."""
-    for row in ROWS:
+def report(samples: Samples, out: Path, rows: Sequence[Row] = ROWS, name: str = "bench") -> None:
+    """All of it; says where the files are. name: of the picture, and before the samples' unless it is the first."""
+    for row in rows:
         if found := samples.of(row):
             _print(row, found)
     out.mkdir(parents=True, exist_ok=True)
-    _write(samples, out / "samples.csv")
-    _draw(samples, out / "bench.png")
-    print(f"\n{out}/samples.csv, {out}/bench.png")
+    table = out / ("samples.csv" if rows is ROWS else f"{name}.csv")
+    _write(samples, table)
+    _draw(samples, out / f"{name}.png", rows)
+    print(f"\n{table}, {out}/{name}.png")
 
 
 def _print(row: Row, found: dict[str, list[float]]) -> None:
@@ -39,13 +41,13 @@ def _write(samples: Samples, path: Path) -> None:
             )
 
 
-def _draw(samples: Samples, path: Path) -> None:
+def _draw(samples: Samples, path: Path, known: Sequence[Row]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    rows = [row for row in ROWS if row.unit == "ms" and samples.of(row)]
+    rows = [row for row in known if row.unit == "ms" and samples.of(row)]
     if not rows:
         return
     figure, panels = pyplot.subplots(len(rows), 1, figsize=(10, 2.2 * len(rows)), squeeze=False, constrained_layout=True)

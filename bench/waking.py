@@ -1,0 +1,276 @@
+"""Services that scale by themselves, for real: from zero, crowds, steps, spikes, cycles, and a daemon that is killed meanwhile.
+
+    .venv/bin/python -m bench.waking [--only ROW]… [--rounds 20] [--cycles 20] [--hull container] [--out build/bench] [--seed 1]
+
+(bench/elastic.py is the simulation of the decisions alone.) Rows: zero, crowd, step, spike, cycles, kill. One daemon in a network
+namespace of its own; busybox's web server as a container, and as a VM (a parked clone of the warmed application waits while it sleeps).
+`zero` takes turns, in an order drawn anew for each round, with `docker start` of the same image; one round before isn't counted. The
+first byte of the same request while the service is awake is the application's own time, and taken off for the row "beyond".
+Loads come at a fixed rate whatever the answers take (tests/load.py); for VMs without KVM they are a tenth. Exits with 1 where a target
+isn't met. Needs root and docker.io.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import contextlib
+import itertools
+import math
+import os
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import leaks
+from tests.images.base import archive
+
+from bench import world
+from bench.model import Row, Samples, Target, quantile, verdicts
+from bench.peers import PORTS
+from bench.report import report
+from bench.sleepers import DockerStart, Response, Sleeper, request
+
+DOCKER = DockerStart.name
+SUBJECT = {"container": "container", "vm": "VM, parked app clone"}
+CONFIG = '[vm]\nparked = 2\n[network]\npool = "10.236.0.0/16"\n'
+SHARE = {"container": 1.0, "vm": 0.1}
+"""Of the loads."""
+CROWD, EACH = 200, 50
+DELAY = 5.0
+"""scale_down_delay of the loads' services, seconds."""
+LATE = 0.25
+"""Seconds to which p95 has to be back."""
+
+
+def _bounds(container: float, vm: float, base: str = "") -> tuple[Target, ...]:
+    return (Target(SUBJECT["container"], container, base), Target(SUBJECT["vm"], vm, base))
+
+
+ZERO = Row(
+    "from zero", "a request for a service without instances (docker: spawn of start)", "its first byte", targets=_bounds(0.5, 1.0, DOCKER)
+)
+BEYOND = Row("from zero, beyond", "the same", "the same, less the median of requests to the service awake", targets=_bounds(120, 300))
+LOST = Row("200 at once", "the first of 200 requests for a service without instances", "requests without a 200", "count", _bounds(0, 0))
+STARTS = Row("starts", "the same", "instances beyond those needed", "count", _bounds(0, 0))
+LAST = Row("200 at once, last", "the same", "first byte of the last")
+FAILED = Row("failed", "a step from 10 to 400 requests/s", "the end of the load: requests that failed", "count", _bounds(0, 0))
+SETTLED = Row("settled", "the step", f"the last second whose p95 was above {LATE:g} s", "s", _bounds(10, 10))
+OVERSHOOT = Row("overshoot", "the step", "most instances wanted, of those that the load needs", "ratio", _bounds(1.3, 1.3))
+FLAPS = Row("flaps", "a spike of ten times the load for 5 s", "scale-downs within scale_down_delay of another", "count", _bounds(0, 0))
+SPIKED = Row("spike, failed", "the same", "requests that failed", "count", _bounds(0, 0))
+CYCLES = Row("cycles, failed", "cycles to zero and back, by themselves", "requests that failed", "count", _bounds(0, 0))
+LEAKS = Row("cycles, leaks", "the same", "things left behind", "count", _bounds(0, 0))
+KILLED = Row(
+    "kill -9", "kill -9 of the daemon while 20 requests are held", "answers other than 200, or 503 with Retry-After", "count", _bounds(0, 0)
+)
+CONVERGED = Row("kill -9, after", "the next daemon answers", "first byte of the next request")
+ROWS = (ZERO, BEYOND, LOST, STARTS, LAST, FAILED, SETTLED, OVERSHOOT, FLAPS, SPIKED, CYCLES, LEAKS, KILLED, CONVERGED)
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    daemon: world.Daemon
+    scratch: Path
+    options: argparse.Namespace
+    samples: Samples
+
+    def sleeper(self, hull: str, scale: str, *, snapshot: bool = False) -> Sleeper:
+        """Up, with a snapshot if it is to have one."""
+        made = Sleeper(self.daemon, self.scratch, f"{hull}-{next(_numbers)}", hull, scale, snapshot)
+        made.up()
+        if snapshot:
+            made.keep()
+        return made
+
+
+_numbers = itertools.count(1)
+
+
+def zero(world_: _World) -> None:
+    """From zero to the first byte, in turns with docker."""
+    docker = DockerStart(world_.scratch, archive("busybox"))
+    scale = "min: 0, max: 4, window: 60s, target: {concurrency: 50}"
+    port, order = next(PORTS), random.Random(world_.options.seed)
+    with contextlib.ExitStack() as stack:
+        stack.callback(docker.down)
+        docker.up()
+        docker.prepare(port)
+        kept = [world_.sleeper(hull, f"{scale}, keep_warm: 1", snapshot=hull == "vm") for hull in world_.options.hull]
+        for each in kept:
+            stack.callback(each.down)
+        turns: list[tuple[str, Callable[[], float]]] = [(DOCKER, lambda: docker.serve(port))]
+        own: dict[str, list[float]] = {}
+        turns += [(SUBJECT[each.runtime], _waker(each, own.setdefault(SUBJECT[each.runtime], []))) for each in kept]
+        for number in range(world_.options.rounds + 1):
+            for subject, measure in order.sample(turns, len(turns)):
+                seconds = measure()
+                if number:
+                    world_.samples.add(ZERO, subject, seconds * 1000)
+            print(f"round {number} of {world_.options.rounds}", end="\r", flush=True)
+        for subject, values in own.items():
+            for total in world_.samples.of(ZERO)[subject]:
+                world_.samples.add(BEYOND, subject, total - statistics.median(values) * 1000)
+
+
+def _waker(sleeper: Sleeper, own: list[float]) -> Callable[[], float]:
+    def measure() -> float:
+        sleeper.send_to_sleep()
+        woken = request(sleeper.name)
+        assert woken.status == 200, woken
+        assert woken.wake, woken
+        own.append(request(sleeper.name).seconds)
+        return woken.seconds
+
+    return measure
+
+
+def crowd(world_: _World, hull: str) -> None:
+    """200 requests at once; `EACH` of them are one instance's."""
+    sleeper = world_.sleeper(hull, f"min: 0, max: 8, window: 60s, target: {{concurrency: {EACH}}}")
+    for _ in range(world_.options.crowds):
+        sleeper.send_to_sleep()
+        with sleeper.watched(), concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
+            answers = list(pool.map(lambda _: request(sleeper.name), range(CROWD)))
+        world_.samples.add(LOST, SUBJECT[hull], sum(answer.status != 200 for answer in answers))
+        world_.samples.add(LAST, SUBJECT[hull], max(answer.seconds for answer in answers) * 1000)
+        most = max(desired for _, desired, _ in sleeper.curve)
+        world_.samples.add(STARTS, SUBJECT[hull], max(0, most - CROWD // EACH))
+    sleeper.down()
+
+
+def _loaded(world_: _World, hull: str) -> tuple[Sleeper, float]:
+    """For step and spike: 80 requests a second are one instance's, or their tenth."""
+    share = SHARE[hull]
+    scale = f"min: 1, max: 12, target: {{rps: {80 * share:g}}}, window: 20s, scale_down_delay: {DELAY:g}s"
+    return world_.sleeper(hull, scale), share
+
+
+def step(world_: _World, hull: str) -> None:
+    """10 requests a second, then 400."""
+    sleeper, share = _loaded(world_, hull)
+    sleeper.load(10 * share, 5, world_.scratch / "before")
+    file = world_.scratch / "step"
+    with sleeper.watched():
+        report_ = sleeper.load(400 * share, world_.options.seconds, file)
+    world_.samples.add(FAILED, SUBJECT[hull], report_["failed"])
+    world_.samples.add(SETTLED, SUBJECT[hull], settled(_read(file)))
+    world_.samples.add(OVERSHOOT, SUBJECT[hull], max(desired for _, desired, _ in sleeper.curve) / 5)
+    sleeper.down()
+
+
+def spike(world_: _World, hull: str) -> None:
+    """Ten times for 5 s, then quiet."""
+    sleeper, share = _loaded(world_, hull)
+    file = world_.scratch / "spike"
+    with sleeper.watched():
+        failed = sum(int(sleeper.load(rate * share, seconds, file)["failed"]) for rate, seconds in ((40, 5), (400, 5), (40, 60)))
+    world_.samples.add(SPIKED, SUBJECT[hull], failed)
+    world_.samples.add(FLAPS, SUBJECT[hull], flaps([(at, desired) for at, desired, _ in sleeper.curve]))
+    sleeper.down()
+
+
+def cycles(world_: _World, hull: str) -> None:
+    """A request, and the next when it sleeps again by itself."""
+    sleeper = world_.sleeper(hull, "min: 0, max: 2, target: {concurrency: 10}, window: 2s, scale_down_delay: 1s")
+    sleeper.until_asleep()
+    request(sleeper.name)
+    sleeper.until_asleep()
+    before, answers = leaks.snapshot(world_.daemon.home), list[Response]()
+    for _ in range(world_.options.cycles):
+        answers.append(request(sleeper.name))
+        sleeper.until_asleep()
+    world_.samples.add(CYCLES, SUBJECT[hull], sum(answer.status != 200 or not answer.wake for answer in answers))
+    left = 0
+    try:
+        leaks.assert_clean(world_.daemon.home, before, timeout=20)
+    except leaks.LeakError as error:
+        left = str(error).count("\n")
+        print(error, file=sys.stderr)
+    world_.samples.add(LEAKS, SUBJECT[hull], left)
+    sleeper.down()
+
+
+def kill(world_: _World, hull: str) -> None:
+    """At a moment drawn from the first half second of a wake."""
+    chance = random.Random(world_.options.seed)
+    sleeper = world_.sleeper(hull, "min: 0, max: 3, target: {concurrency: 10}, window: 60s")
+    for _ in range(world_.options.kills):
+        sleeper.send_to_sleep()
+        with concurrent.futures.ThreadPoolExecutor(20) as pool:
+            held = [pool.submit(request, sleeper.name) for _ in range(20)]
+            concurrent.futures.wait(held, chance.uniform(0, 0.5 if hull == "container" else 2.0))
+            sleeper.kill_daemon()
+            answers = [each.result() for each in held]
+        sleeper.restart_daemon()
+        bad = [answer for answer in answers if answer.status != 200 and not (answer.status == 503 and answer.retry_after)]
+        if bad:
+            print(f"{hull}: {bad}", file=sys.stderr)
+        world_.samples.add(KILLED, SUBJECT[hull], len(bad))
+        after = request(sleeper.name)
+        world_.samples.add(CONVERGED, SUBJECT[hull], after.seconds * 1000 if after.status == 200 else math.inf)
+    sleeper.down()
+
+
+def settled(rows: Iterable[tuple[float, float]]) -> float:
+    """Seconds until the end of the last second whose 95th percentile was above LATE. rows: (begin, seconds) of answers."""
+    seconds: dict[int, list[float]] = {}
+    for at, took in rows:
+        seconds.setdefault(int(at), []).append(took)
+    return max((at + 1.0 for at, values in seconds.items() if quantile(values, 0.95) > LATE), default=0.0)
+
+
+def flaps(curve: Sequence[tuple[float, int]]) -> int:
+    """Scale-downs that come within DELAY of the one before; half a second is forgiven to the looks."""
+    downs = [later[0] for earlier, later in itertools.pairwise(curve) if later[1] < earlier[1]]
+    return sum(later - earlier < DELAY - 0.5 for earlier, later in itertools.pairwise(downs))
+
+
+def _read(file: Path) -> list[tuple[float, float]]:
+    return [(float(at), float(took)) for at, took in (line.split() for line in file.read_text().splitlines())]
+
+
+EACH_HULL: dict[str, Callable[[_World, str], None]] = {"crowd": crowd, "step": step, "spike": spike, "cycles": cycles, "kill": kill}
+
+
+def main() -> int:
+    """The program."""
+    options = _options()
+    samples, rows = Samples(), options.only or ["zero", *EACH_HULL]
+    world.isolate()
+    os.environ["PYTHONUNBUFFERED"] = "1"
+    with world.scratch() as scratch, world.daemon(scratch / "h", [archive("busybox")], CONFIG) as daemon:
+        made = _World(daemon, scratch, options, samples)
+        try:
+            if "zero" in rows:
+                zero(made)
+            for name, hull in itertools.product(EACH_HULL, options.hull):
+                if name in rows:
+                    print(f"{name}, {hull}", flush=True)
+                    EACH_HULL[name](made, hull)
+        finally:
+            report(samples, Path(options.out), ROWS, "waking")
+    return 0 if all(verdict.met for row in ROWS for verdict in verdicts(row, samples.of(row))) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=["zero", *EACH_HULL], metavar="ROW")
+    parser.add_argument("--hull", action="append", choices=sorted(SUBJECT))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--crowds", type=int, default=5)
+    parser.add_argument("--cycles", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long the load after the step takes")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", default="build/bench")
+    options = parser.parse_args()
+    options.hull = options.hull or sorted(SUBJECT)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
