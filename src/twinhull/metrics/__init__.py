@@ -1,1 +1,1 @@
-"""Metrics: those that others keep and services scale by (`sources`), and our own, for Prometheus (`exposition`)."""
+"""Metrics that others keep and services scale by. Our own are in daemon/exposition.py: they are made of the engine's views."""

@@ -56,6 +56,13 @@ class Empty(Response):
         super().__init__(status_code=status)
 
 
+class Metrics(Response):
+    """Text for Prometheus."""
+
+    def __init__(self, text: bytes, media_type: str) -> None:
+        super().__init__(text, media_type=media_type)
+
+
 class Stream(Response):
     """Chunks as an iterator yields them. Base of the two kinds below."""
 

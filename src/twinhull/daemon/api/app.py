@@ -13,7 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from twinhull import __version__
-from twinhull.daemon.api import apps, archives, images, instances, networks, openapi, problems, secrets, snapshots, streams, system, volumes
+from twinhull.daemon.api import (
+    apps,
+    archives,
+    images,
+    instances,
+    metrics,
+    networks,
+    openapi,
+    problems,
+    secrets,
+    snapshots,
+    streams,
+    system,
+    volumes,
+)
 from twinhull.daemon.api.answers import encode
 from twinhull.daemon.api.context import Context
 from twinhull.daemon.config import Config
@@ -30,6 +44,7 @@ _ROUTERS = (
     apps.router,
     snapshots.router,
     secrets.router,
+    metrics.router,
 )
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 _audit = logging.getLogger("twinhull.audit")

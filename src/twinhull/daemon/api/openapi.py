@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from twinhull.daemon.api.answers import Empty, Events, Json, Tar
+from twinhull.daemon.api.answers import Empty, Events, Json, Metrics, Tar
 
 _REFERENCE = "#/components/schemas/{model}"
 _PROBLEM: dict[str, Any] = {
@@ -66,6 +66,8 @@ def _responses(route: APIRoute, schemas: dict[str, Any]) -> dict[str, Any]:
 def _content(kind: Any, schemas: dict[str, Any]) -> dict[str, Any]:
     if kind is Empty:
         return {}
+    if kind is Metrics:
+        return {"text/plain": {"schema": {"type": "string"}}}
     if kind in (Events, Tar):
         return {kind.media_type: {"schema": {"type": "string"} if kind is Events else {}}}
     (value,) = get_args(kind)
