@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twinhull.cli.option import FORMAT, JSON, QUIET, Argument, Command, Option
-from twinhull.cli.table import config
+from twinhull.cli.table import config, load
 
 FILES = (
     Option("--file", "compose file; repeats, later ones win", short="-f", metavar="FILE", repeat=True, complete="files"),
@@ -184,6 +184,7 @@ COMMANDS = (
         (_SERVICES,),
         "twinhull compose kill -s HUP web",
     ),
+    load.command(FILES),
     _row("compose top", "show the processes of services", "services:top", (), (_SERVICES,), "twinhull compose top"),
     _row(
         "compose stats",
