@@ -273,27 +273,39 @@ async def test_what_cannot_be_reached_is_tried_elsewhere_whatever_the_method(hom
         assert [(await ask(method="POST", body=b"x")).text for _ in range(4)] == ["good"] * 4
 
 
-async def test_a_failing_instance_is_taken_out_and_comes_back(home: Home) -> None:
-    sick = True
-
-    async def moody(request: Request) -> tuple[int, bytes]:
-        return (500, b"") if sick else (200, b"b")
-
+async def test_an_instance_that_cannot_be_reached_is_taken_out_and_comes_back(home: Home) -> None:
     async with origins("a", "b") as (a, b), gateway(home) as gate:
-        b.handler = moody
         await gate.apply((backend(a, b),))
+        await b.stop()
 
         async def ejected() -> bool:
-            await ask(method="POST")
+            assert (await ask(method="POST")).text == "a"
             return next(server.status for server in (await gate.stats())[0].servers if server.name == "b").startswith("DOWN")
 
         await eventually(ejected)
-        sick = False
+        await b.start()
 
         async def back() -> bool:
             return (await ask()).text == "b"
 
         await eventually(back)
+
+
+@pytest.mark.parametrize("status", [500, 503])
+async def test_errors_that_are_meant_for_one_client_take_no_instance_from_the_others(home: Home, status: int) -> None:
+    """However often that client asks: also in a row, also of a service's only instance."""
+
+    async def picky(request: Request) -> tuple[int, bytes]:
+        return (status, b"not for you") if request.path == "/greedy" else (200, b"served")
+
+    async with origins("a", "b", handler=picky) as (a, b), gateway(home) as gate:
+        for servers in ((a, b), (a,)):
+            await gate.apply((backend(*servers),))
+            for _ in range(3):
+                refused = [await ask("/greedy", method=method) for method in ("POST", "GET") for _ in range(15)]
+                assert {(answer.status, answer.text) for answer in refused} == {(status, "not for you")}
+                assert [(await ask()).text for _ in range(4)] == ["served"] * 4
+            assert not any(server.status.startswith("DOWN") for server in (await gate.stats())[0].servers)
 
 
 async def test_more_than_an_instance_takes_at_once_waits(home: Home) -> None:

@@ -39,7 +39,7 @@ def test_a_plain_pool() -> None:
         "timeout queue 60000ms",
         "http-request disable-l7-retry if { nbsrv lt 2 }",
         "server one 10.0.0.1:80 weight 7 check inter 1h fastinter 500ms downinter 500ms rise 1 fall 1 "
-        "observe layer7 error-limit 10 on-error mark-down",
+        "observe layer4 error-limit 10 on-error mark-down",
     ]
 
 

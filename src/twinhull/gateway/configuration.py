@@ -90,11 +90,12 @@ def endpoint(pool: Pool, server: Server) -> str:
 def server_options(pool: Pool) -> str:
     """Everything behind a server's address, the same in the file and for `add server`, which inherits nothing.
 
-    A server that fails ten times in a row is taken out, and comes back with the first connection it accepts; while all is well nothing is
-    probed (the engine knows the instances' health). What an HTTP status of 500, 502, 503 or 504 is: an error.
+    A server that can't be reached ten times in a row is taken out, and comes back with the first connection it accepts; while all is well
+    nothing is probed (the engine knows the instances' health). Only connections count, not what is answered: a 503 may be meant for one
+    client, whose repetitions would else take the instances away from all others, one after another, the last one included. An instance
+    that hangs, or answers errors only, is for its health check to find; what may be repeated is asked of another one meanwhile.
     """
-    layer = "layer4" if pool.route.protocol == "tcp" else "layer7"
-    words = ["check inter 1h fastinter 500ms downinter 500ms rise 1 fall 1", f"observe {layer} error-limit 10 on-error mark-down"]
+    words = ["check inter 1h fastinter 500ms downinter 500ms rise 1 fall 1", "observe layer4 error-limit 10 on-error mark-down"]
     if pool.route.max_concurrency:
         words.append(f"maxconn {pool.route.max_concurrency}")
     if pool.route.protocol == "h2c":
