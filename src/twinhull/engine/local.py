@@ -13,10 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from twinhull import __version__
+from twinhull.activator.local import LocalActivator
 from twinhull.engine import filters as pick
 from twinhull.engine.apps.assemble import assemble
 from twinhull.engine.apps.local import LocalApps
-from twinhull.engine.apps.sleeping import Nobody
 from twinhull.engine.base import (
     BootstrapSpec,
     BuildSpec,
@@ -94,7 +94,7 @@ class LocalEngine(Engine):
         self._networks = Networks(self._network, self._database, self._events, lives, settings.network_pools, records)
         self._files = Files(self._instances)
         self._gateway = HaproxyGateway(home, settings.gateway)
-        self._activator = Nobody()
+        self._activator = LocalActivator(home)
         self.apps: LocalApps = assemble(self._instances, self._networks, self._gateway, self._secrets, self._activator)
 
     # the whole
@@ -108,6 +108,7 @@ class LocalEngine(Engine):
             self._instances.lives[record.id] = Live(record, own)
         await self._network.open()
         await self._networks.ensure_default()
+        await self._activator.open()
         self.apps.load()
         report = await self._network.sync(tuple(self._networks.records.values()), self._attached(), self.apps.balance.records())
         for owner, why in report.conflicts:
@@ -136,6 +137,7 @@ class LocalEngine(Engine):
             await self._end_all()
         self._events.close()
         await self._tasks.close()
+        await self._activator.close()
         await self._pool.close()
         await launchers.close()
         self._snapshots.close()

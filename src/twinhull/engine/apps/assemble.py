@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twinhull.activator.base import Activator
 from twinhull.engine.apps.allowance import Allowance
 from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.hands import Hands
@@ -11,7 +12,6 @@ from twinhull.engine.apps.local import LocalApps
 from twinhull.engine.apps.meters import Meters
 from twinhull.engine.apps.scaling import Scaler
 from twinhull.engine.apps.sizing import Sizing
-from twinhull.engine.apps.sleeping import Activator
 from twinhull.engine.apps.state import App
 from twinhull.engine.instances import Instances
 from twinhull.engine.networks import Networks

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from twinhull.engine.apps.sleeping import Activator
+from twinhull.activator.base import Activator, Sleeper
+from twinhull.engine.apps.sleeping import may_sleep, sleeper
 from twinhull.engine.apps.state import App
 from twinhull.engine.live import Live
 from twinhull.errors import ConflictError, TwinhullError
@@ -46,6 +47,7 @@ class Balance:
     ports: dict[tuple[str, str], tuple[PortMapping, ...]] = field(default_factory=dict)
     _set: dict[tuple[str, str], ServiceRecord] = field(default_factory=dict)
     _routed: tuple[Backend, ...] = ()
+    _asleep: tuple[Sleeper, ...] = ()
     _leading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _routing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -86,7 +88,29 @@ class Balance:
                 await self._lead(app, name)
             for service in [service for held, service in self._set if held == app.name and service not in self._names(app)]:
                 await self._remove(app.name, service)
+            await self._stand_in()
         await self.route()
+
+    async def begin(self) -> None:
+        """After a start: the activator and the gateway learn what there is."""
+        for app in self.apps.values():
+            self._tell_activator(app)
+        async with self._leading:
+            await self._stand_in()
+        await self.route()
+
+    async def _stand_in(self) -> None:
+        """Tell the activator for whom, if anything is new to it."""
+        found = []
+        for app in self.apps.values():
+            for spec in app.spec.services.values() if app.revisions else ():
+                record = self._set.get((app.name, spec.name))
+                if record is not None and may_sleep(app, spec):
+                    ports = self.ports.get((app.name, spec.name), record.ports)
+                    found.append(sleeper(app, spec, replace(record, ports=ports), self.networks))
+        if tuple(found) != self._asleep:
+            await self.activator.apply(found)
+            self._asleep = tuple(found)
 
     def _tell_activator(self, app: App) -> None:
         for spec in app.spec.services.values():
@@ -228,7 +252,7 @@ class Balance:
         return None
 
     def _backends(self, app: App) -> list[Backend]:
-        found = []
+        found: list[Backend] = []
         for name in sorted(self._names(app)):
             spec = app.spec.services.get(name)
             if spec is None or not spec.routes:
@@ -241,8 +265,22 @@ class Balance:
                 and (endpoints := self.lives[member.instance_id].endpoints)
                 and is_up(self.lives[member.instance_id].record.state)
             )
-            found.append(Backend(f"{app.name}/{name}", spec.routes, servers))
+            found += self._of_ports(app, spec, servers)
         return found
+
+    def _of_ports(self, app: App, spec: ServiceSpec, servers: tuple[Server, ...]) -> Iterator[Backend]:
+        """One for all routes, or where somebody stands in, one for each port: the activator tells by it what is meant."""
+        service, scale = f"{app.name}/{spec.name}", spec.scale
+        if scale is not None and scale.max_concurrency:
+            routes = tuple(replace(route, max_concurrency=route.max_concurrency or scale.max_concurrency) for route in spec.routes)
+        else:
+            routes = spec.routes
+        if not may_sleep(app, spec):
+            yield Backend(service, routes, servers)
+            return
+        for port in dict.fromkeys(route.port for route in routes):
+            own = tuple(route for route in routes if route.port == port)
+            yield Backend(service, own, servers, self.activator.address(service, port))
 
     # what goes on
 

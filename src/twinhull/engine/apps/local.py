@@ -79,7 +79,7 @@ class LocalApps(AppEngine):
     def start_all(self) -> None:
         """Begin to look after every app; instances and network are there."""
         self.instances.events.called += [self._happened, self.scaler.sizing.happened]
-        self.instances.tasks.spawn("lead to applications", self.balance.route())
+        self.instances.tasks.spawn("lead to applications", self.balance.begin())
         for app in self.apps.values():
             self.loop.start(app)
         self.instances.tasks.spawn("autoscaler", self.scaler.run())

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from twinhull.engine.apps.sleeping import Activator
+from twinhull.activator.base import Activator
 from twinhull.engine.apps.state import App
 from twinhull.engine.live import Live
 from twinhull.errors import TwinhullError

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from twinhull.activator.base import Activator
 from twinhull.engine.apps.allowance import Allowance
 from twinhull.engine.apps.base import BoundView, ScaleView, TargetView
 from twinhull.engine.apps.meters import Meters, Subject
 from twinhull.engine.apps.sizing import Sizing
-from twinhull.engine.apps.sleeping import Activator
 from twinhull.engine.apps.state import App, bounded, replicas
 from twinhull.engine.events import Events
 from twinhull.engine.live import Live
