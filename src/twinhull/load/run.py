@@ -91,7 +91,7 @@ class Load:
         except TimeoutError:
             self.result.failures[f"no answer within {self._site.timeout:g} s"] += 1
         except OSError as error:
-            self.result.failures[os.strerror(error.errno).lower() if (error.errno or 0) > 0 else str(error)] += 1
+            self.result.failures[os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)] += 1
         except (EOFError, h11.ProtocolError):
             self.result.failures["broken off"] += 1
         else:

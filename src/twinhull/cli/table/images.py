@@ -100,8 +100,7 @@ COMMANDS = (
         "images:load",
         (Option("--input", "a file instead of stdin", short="-i", metavar="FILE", complete="files"), QUIET),
         (),
-        (("twinhull load -i web.tar", ""), ("docker save web | twinhull load", "")),
-        aliases=("load",),
+        (("twinhull image load -i web.tar", ""), ("docker save web | twinhull image load", "`twinhull load` alone means the same")),
     ),
     Command(
         "image tag",

@@ -151,11 +151,15 @@ COMMANDS = (
     ),
     Command(
         "top",
-        "list the processes inside an instance",
-        "listing:top",
-        (FORMAT, JSON),
-        (_ONE._replace(complete="running"),),
-        (("twinhull top web", ""),),
+        "watch the services of all applications, or list the processes inside an instance",
+        "top:top",
+        (Option("--no-stream", "the table of services once", kind="switch"), FORMAT, JSON),
+        (_ONE._replace(least=0, complete="running"),),
+        (
+            ("twinhull top", "a live table: how many instances are wanted and ready, why, and what they bear"),
+            ("twinhull top --no-stream --json", "once, for programs"),
+            ("twinhull top web", "the processes of an instance"),
+        ),
     ),
     Command(
         "inspect",

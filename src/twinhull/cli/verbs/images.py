@@ -96,6 +96,15 @@ def save(args: Arguments) -> int:
     return 0
 
 
+def load_or_drive(args: Arguments) -> int:
+    """`load`: as Docker's where no service is named, else requests to that service."""
+    if not args.place("service"):
+        return load(args)
+    from twinhull.cli.verbs.load import load as drive
+
+    return drive(args)
+
+
 def load(args: Arguments) -> int:
     """From an archive."""
     with _input(args.text("input", "-")) as file, working("loading"):

@@ -84,7 +84,7 @@ def _number(args: Arguments, name: str, usual: float, most: float) -> float:
     found = args.number(name)
     found = usual if found is None else found
     if not 0 < found <= most:
-        raise usage(args.command, f"--{name} {args.text(name)}: use more than 0, at most {most:g}")
+        raise usage(args.command, f"--{name} {found:g}: use more than 0, at most {most:g}")
     return found
 
 
@@ -92,6 +92,7 @@ def _meant(args: Arguments, client: Client) -> tuple[AppView, ServiceView, str]:
     """The service, and the URL at which the gateway or a published port leads to it. Nobody else's service is driven."""
     wanted = args.place("service")
     if "://" in wanted:
+        _split(wanted)
         for app in client.apps():
             for service in app.services:
                 if leads(wanted, addresses(service)):

@@ -29,6 +29,12 @@ async def traffic(engine: EngineDep) -> Json[tuple[BackendStats, ...]]:
     return Json(await engine.traffic())
 
 
+@router.get("/scale", response_model=None)
+async def scale(engine: EngineDep) -> Json[tuple[ScaleView, ...]]:
+    """Of every service that scales by itself, as `/v1/apps/{name}/services/{service}/scale`."""
+    return Json(await _scales(engine, await engine.apps.list()))
+
+
 @router.get("/metrics", response_model=None)
 async def metrics(context: ContextDep, accept: Annotated[str, Header()] = "") -> Metrics:
     """Everything that is counted, in Prometheus' text or, if asked for, OpenMetrics."""
