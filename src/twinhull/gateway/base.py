@@ -26,7 +26,10 @@ class Backend:
     """With their ports resolved (never 0)."""
     servers: tuple[Server, ...] = ()
     activator: str = ""
-    """IP:PORT that takes the requests while no server is up: it holds them, starts an instance, and passes them on. "" none."""
+    """Takes the requests while no server is up: it holds them, has an instance started, and passes them on. "" none.
+
+    IP:PORT, or unix@PATH as the proxy's workers see it. It knows what is meant by the address alone, so all routes must have one port.
+    """
 
 
 @dataclass(frozen=True, slots=True)

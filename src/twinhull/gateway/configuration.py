@@ -117,6 +117,7 @@ def _global(ground: Ground) -> list[str]:
         f"  user {ground.user}",
         f"  group {ground.group}",
         "  chroot empty",
+        f"  set-var proc.activator str({ACTIVATOR})",
         "  fd-hard-limit 200000",
         "  stats socket unix@sock/admin mode 600 level admin expose-fd listeners",
         "  stats timeout 1m",
@@ -292,7 +293,9 @@ def _pool(pool: Pool, *, servers: bool) -> list[str]:
     if route.protocol != "tcp":
         found += _http_rules(pool)
     if pool.activator:
-        found.append(f"  server {ACTIVATOR} {pool.activator} backup")
+        # A connection for each request: the next one is to go to an instance itself.
+        protocol = " proto h2" * (route.protocol == "h2c")
+        found.append(f"  server {ACTIVATOR} {pool.activator} backup pool-max-conn 0 max-reuse 0{protocol}")
     if servers:
         options = server_options(pool)
         found += [f"{_SERVER}{server.name} {endpoint(pool, server)} weight {server.weight} {options}" for server in pool.servers]
@@ -302,7 +305,7 @@ def _pool(pool: Pool, *, servers: bool) -> list[str]:
 def _http_rules(pool: Pool) -> list[str]:
     route = pool.route
     # With one instance there is nobody else to ask.
-    rules = ["  http-request disable-l7-retry if { nbsrv lt 2 }"]
+    rules = _activator_rules() if pool.activator else ["  http-request disable-l7-retry if { nbsrv lt 2 }"]
     if route.auth:
         # The place of sign-on. Until there is one, a route that asks for it stays shut rather than open.
         rules.append(
@@ -317,6 +320,21 @@ def _http_rules(pool: Pool) -> list[str]:
     rules += _headers("http-request", route.request_headers)
     rules += _headers("http-response", route.response_headers)
     return rules
+
+
+def _activator_rules() -> list[str]:
+    """Say how long it took; and if the daemon ends while it holds a request, that it may be sent again.
+
+    One that may be repeated goes to the next daemon, if that is quick. Repeating a 500 as well would be for one instance alone.
+    """
+    own, held = "{ res.hdr(x-gateway-page) -m found } { status 502 504 }", f"{{ srv_name -m str {ACTIVATOR} }}"
+    return [
+        "  retry-on conn-failure empty-response junk-response 0rtt-rejected",
+        "  http-request set-var(txn.asked) date(0,ms)",
+        f"  http-response set-header X-Twinhull-Wake %[date(0,ms),sub(txn.asked)] if {held}",
+        f"  http-after-response set-header Retry-After 1 if {own} {held}",
+        f"  http-after-response set-status 503 if {own} {held}",
+    ]
 
 
 def _headers(kind: str, headers: dict[str, str]) -> list[str]:

@@ -25,6 +25,7 @@ _PATH = re.compile(r"/[A-Za-z0-9._~!$&()*+,;=:@/-]*")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_ADDRESS = re.compile(r"[A-Za-z0-9@/._:\[\]-]*")
 _PROTOCOLS = ("http", "h2c", "tcp")
 _TLS = ("", "acme", "own", "passthrough")
 
@@ -103,6 +104,8 @@ def _complaints(backend: Backend, route: RouteSpec) -> Iterable[str]:
     yield from _tls_complaints(route)
     yield from _value_complaints(route)
     yield from _server_complaints(backend)
+    if not _ADDRESS.fullmatch(backend.activator):
+        yield f"its activator's address {backend.activator!r} is not one word"
 
 
 def _tls_complaints(route: RouteSpec) -> Iterable[str]:

@@ -1,0 +1,153 @@
+"""The activator behind a real HAProxy: from zero, many at once, over the bound, and when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.integration.gateway_lab import PORT, Client, ask, gateway, origins, own_home
+from tests.integration.network_lab import own_namespace
+
+from twinhull.activator.base import Sleeper
+from twinhull.activator.local import LocalActivator
+from twinhull.gateway.base import Backend, Server
+from twinhull.home import Home
+from twinhull.spec.app import RouteSpec
+
+WEB = "shop/web"
+
+
+@pytest.fixture(autouse=True)
+def namespace() -> Iterator[None]:
+    with own_namespace():
+        yield
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with own_home() as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def activator(home: Home, **sleeper: Any) -> AsyncIterator[LocalActivator]:
+    made = LocalActivator(home)
+    await made.open()
+    await made.apply([Sleeper(WEB, (PORT,), **sleeper)])
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def backend(stand_in: LocalActivator, *servers: Server, **route: Any) -> tuple[Backend]:
+    return (Backend(WEB, (RouteSpec("web.test", port=PORT, **route),), servers, stand_in.address(WEB, PORT)),)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for is the gateway's
+            await asyncio.sleep(0.002)
+
+
+def waking(home: Home, count: int, method: str = "GET") -> list[asyncio.Task[tuple[int, str, str]]]:
+    """(status, X-Twinhull-Wake, body) of as many requests at once."""
+
+    async def one() -> tuple[int, str, str]:
+        answer = await ask(method=method, body=b"x" * 1000)
+        return answer.status, answer.headers.get("x-twinhull-wake", ""), answer.text
+
+    return [asyncio.create_task(one()) for _ in range(count)]
+
+
+async def test_two_hundred_at_once_wake_a_service_and_the_next_one_goes_to_it_directly(home: Home) -> None:
+    async with gateway(home) as gate, activator(home) as stand_in:
+        await gate.apply(backend(stand_in))
+        wanted: list[str] = []
+        stand_in.on_wanted = wanted.append
+        asked = waking(home, 200, "POST")
+        await until(lambda: stand_in.waiting(WEB) == 200)
+        assert wanted == [WEB]
+        async with origins("a", "b") as (a, b):
+            stand_in.ready(WEB, (a.address, b.address))
+            await gate.apply(backend(stand_in, a.server, b.server))
+            answers = await asyncio.gather(*asked)
+            assert {status for status, _, _ in answers} == {200}
+            assert all(wake.isdigit() for _, wake, _ in answers)
+            assert {body for _, _, body in answers} == {"a", "b"}
+            assert (await ask()).headers.get("x-twinhull-wake") is None
+            await until(lambda: stand_in.open_connections(WEB) == 0)
+
+
+async def test_a_kept_connection_leaves_the_activator_after_its_answer(home: Home) -> None:
+    async with gateway(home) as gate, activator(home) as stand_in, origins("a") as (a,):
+        await gate.apply(backend(stand_in))
+        stand_in.ready(WEB, (a.address,))
+        client = Client()
+        assert "x-twinhull-wake" in (await client.ask()).headers
+        await until(lambda: stand_in.open_connections(WEB) == 0)
+        await gate.apply(backend(stand_in, a.server))
+        assert "x-twinhull-wake" not in (await client.ask()).headers
+        assert client.connections == 1
+        await client.close()
+
+
+async def test_a_websocket_goes_on_and_counts_as_open(home: Home) -> None:
+    async with gateway(home) as gate, activator(home) as stand_in, origins("a") as (a,):
+        await gate.apply(backend(stand_in))
+        stand_in.ready(WEB, (a.address,))
+        client = Client()
+        await client.websocket()
+        await gate.apply(backend(stand_in, a.server))
+        reader, writer = await client.open()
+        writer.write(b"hello")
+        assert await reader.readexactly(7) == b"a:hello"
+        assert stand_in.open_connections(WEB) == 1
+        await client.close()
+        await until(lambda: stand_in.open_connections(WEB) == 0)
+
+
+@pytest.mark.parametrize("bound", [{"queue": 0}, {"deadline": 0.05}])
+async def test_whoever_can_not_be_held_may_come_again(home: Home, bound: dict[str, float]) -> None:
+    async with gateway(home) as gate, activator(home, **bound) as stand_in:
+        await gate.apply(backend(stand_in))
+        answer = await ask(method="POST", body=bytes(1 << 16))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_who_is_held_by_a_daemon_that_dies_may_come_again(home: Home, method: str) -> None:
+    """As after kill -9: every descriptor is closed, the sockets' files stay."""
+    async with gateway(home) as gate:
+        async with activator(home) as stand_in:
+            await gate.apply(backend(stand_in))
+            asked = waking(home, 3, method)
+            await until(lambda: stand_in.waiting(WEB) == 3)
+            doors = stand_in._doors
+            stand_in._doors = {}
+            for _, task in doors.values():
+                task.cancel()
+        for status, _, body in await asyncio.gather(*asked):
+            assert (status, '"status":503,"title":"Service Unavailable"' in body) == (503, True)
+        refused = await ask()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        async with activator(home) as stand_in, origins("a") as (a,):
+            stand_in.ready(WEB, (a.address,))
+            assert (await ask()).text == "a"
+
+
+async def test_an_instance_that_fails_is_not_called_asleep(home: Home) -> None:
+    """A 502 of a service that serves stays one."""
+
+    async def silent(_: object) -> None:
+        return None
+
+    handler: Callable[..., Awaitable[None]] = silent
+    async with gateway(home) as gate, activator(home) as stand_in, origins("a", handler=handler) as (a,):
+        await gate.apply(backend(stand_in, a.server))
+        answer = await ask(method="POST")
+        assert (answer.status, answer.headers.get("retry-after")) == (502, None)
+        assert '"status":502,"title":"Bad Gateway"' in answer.text
