@@ -50,9 +50,11 @@ def equipped(daemon: Daemon) -> Daemon:
     return daemon
 
 
-def compare(daemon: Daemon, *words: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[bytes]:
+def compare(daemon: Daemon, *words: str, timeout: float = PATIENCE, **env: str) -> subprocess.CompletedProcess[bytes]:
     """In the daemon's network namespace, as where both are the host's."""
-    with daemon.net.popen(PROGRAM, "compare", *words, env=daemon.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with daemon.net.popen(
+        PROGRAM, "compare", *words, env=daemon.environment | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         out, err = process.communicate(timeout=timeout)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -118,7 +120,7 @@ def test_a_resumed_run_has_every_turn_once(ran: Ran) -> None:
     turns = [record.turn for record in records if isinstance(record, Done)]
     assert ran.report["complete"]
     assert len(turns) == len(set(turns))
-    for measure, rounds in (("start", range(7)), ("cpu", range(6)), ("isolation", range(1, 2))):
+    for measure, rounds in (("start", range(6)), ("cpu", range(6)), ("isolation", range(1, 2))):
         assert {turn for turn in turns if turn.measure == measure} == {
             Turn(measure, subject, number) for subject in ("container", "vm") for number in rounds
         }
@@ -223,9 +225,62 @@ def test_a_wrong_word_is_refused_before_anything_is_made(equipped: Daemon, tmp_p
         (("localhost/nothing:1",), "localhost/nothing"),
         (("--resume", "nothing"), "there is no run"),
         ((), "needs IMAGE"),
+        (("-f", "/nowhere.yaml", "web"), "/nowhere.yaml"),
     ):
         done = compare(equipped, *words)
         assert done.returncode in (1, 2)
         assert said in done.stderr.decode()
     assert journals(equipped) == before
     assert tools.IMAGE in {name for view in json.loads(equipped.cli("images", "--json").out) for name in view["names"]}
+
+
+SHOP = """
+name: compared
+services:
+  web:
+    image: busybox
+    command: [sh, -c, "until wget -qO /page http://db:8000/x; do :; done; [ ! -e /data/mark ] && touch /data/mark && {serve}"]
+    volumes: ["data:/data"]
+    secrets: [token]
+    environment: {{PASSWORD: hunter2}}
+    depends_on: [db]
+    deploy: {{resources: {{limits: {{memory: 96M}}}}}}
+    x-twinhull: {{route: {{host: compared.localhost, port: 8080}}}}
+  db:
+    image: busybox
+    command: [sh, -c, "mkdir /d && echo of the database >/d/x && exec httpd -f -p 8000 -h /d"]
+volumes: {{data: {{}}}}
+secrets: {{token: {{environment: TOKEN}}}}
+"""
+SERVE = "mkdir /srv && cat /page /run/secrets/token >/srv/index.html && exec httpd -f -p 8080 -h /srv"
+"""A copy that got the running one's volume would end, as would one that can't reach the database."""
+
+
+def test_a_service_is_compared_by_copies_that_touch_nothing_of_it(equipped: Daemon, tmp_path: Path) -> None:
+    file, report = tmp_path / "compose.yaml", tmp_path / "r.json"
+    file.write_text(SHOP.format(serve=SERVE))
+    words = ("-f", str(file), "web", "--only", "workload,reach", "--rounds", "1", "--seed", "1", "-o", str(report))
+    refused = compare(equipped, *words, TOKEN="s3cret")
+    assert (refused.returncode, "secret /run/secrets/token" in refused.stderr.decode()) == (1, True)
+    before = set(journals(equipped))
+    try:
+        equipped.cli("up", "-f", str(file), "--wait", env={"TOKEN": "s3cret"}, timeout=PATIENCE)
+        running = equipped.cli("ps", "-q").lines
+        done = compare(equipped, *words, TOKEN="s3cret")
+        assert done.returncode == 0, done.stderr.decode()
+        assert equipped.cli("ps", "-aq").lines == running
+        found = json.loads(equipped.cli("advise", "-f", str(file), "web", "--trust", "others", "--json", env={"TOKEN": "s3cret"}).out)
+    finally:
+        equipped.cli("down", "-p", "compared", "-v", timeout=PATIENCE)
+    said = json.loads(report.read_text())
+    for subject in ("container", "vm"):
+        assert cells(said)["workload.ready", subject]["n"] == 1
+        assert cells(said)["workload.rate", subject]["median"] > 0
+        assert cells(said)["workload.memory", subject]["n"] == 1
+    assert said["run"]["service"] == {"app": "compared", "service": "web"}
+    assert any("new volume" in remark for remark in said["remarks"])
+    calls = {fact["subject"]: fact["text"] for fact in said["isolation"] if fact["column"] == "Host system calls made for it"}
+    assert all("under its own load: " in calls[subject] and "different" in calls[subject] for subject in ("container", "vm"))
+    assert (found["hull"], found["run"]) == ("vm", said["run"]["id"])
+    (path,) = set(journals(equipped)) - before
+    assert not any(word in path.read_text() + report.read_text() for word in ("hunter2", "s3cret"))

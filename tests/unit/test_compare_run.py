@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from tests.fakes import comparison
@@ -13,9 +14,10 @@ from tests.fakes import comparison
 from twinhull.compare import advice, journal, model, workload
 from twinhull.compare.journal import Journal
 from twinhull.compare.model import Done, Fact, Sample
-from twinhull.engine.base import InstanceView
+from twinhull.compare.workload import Page
 from twinhull.errors import NotFoundError, UserError
-from twinhull.spec.instance import InstanceSpec, NetworkMode, Resources, Runtime, Security
+from twinhull.spec.app import ScaleSpec, ServiceSpec
+from twinhull.spec.instance import InstanceSpec, NetworkMode, Resources, Security
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +74,7 @@ def test_a_workload_file(tmp_path: Path) -> None:
         "load: \"wrk -d5s http://{address}:8000/\"\nrate: 'Requests/sec: +([0-9.]+)'\n"
     )
     found = workload.Definition.parse(workload.read(path))
-    assert (found.command[-1], found.memory, found.port, found.path) == ("8000", 256 << 20, 8000, "/health")
+    assert (found.command[-1], found.memory, found.page) == ("8000", 256 << 20, Page(8000, "/health"))
     assert found.load == ("/bin/sh", "-c", "wrk -d5s http://{address}:8000/")
     assert found.value("Requests/sec:  17.5\n") == 17.5
     with pytest.raises(UserError, match="doesn't match"):
@@ -81,7 +83,16 @@ def test_a_workload_file(tmp_path: Path) -> None:
 
 def test_the_example_of_a_workload_can_be_read() -> None:
     found = workload.Definition.parse(workload.read(Path(__file__).parents[2] / "bench/workload.yaml"))
-    assert (found.port, found.load[0]) == (8000, "wrk")
+    assert (found.page, found.load[0]) == (Page(8000, "/index.html"), "wrk")
+
+
+def test_the_default_load_asks_for_a_page_by_its_host() -> None:
+    found = workload.Definition.parse({"load": {"http": ":8080/shop", "host": "shop.localhost"}})
+    assert found.load[-3:] == ("-H", "Host: shop.localhost", "http://{address}:8080/shop")
+    assert found.target == Page(8080, "/shop", "shop.localhost")
+    assert found.value("Requests/sec:  17.5\n") == 17.5
+    with pytest.raises(UserError, match="itself"):
+        workload.over({}, {"image": "other"})
 
 
 @pytest.mark.parametrize(
@@ -92,6 +103,7 @@ def test_the_example_of_a_workload_can_be_read() -> None:
         ({"ready": "yes"}, "ready is"),
         ({"memory": "lots"}, "memory 'lots'"),
         ({"load": {"a": 1}}, "load is a list"),
+        ({"load": {"host": "x"}}, "load.http"),
         ({"rate": "("}, "no pattern"),
     ],
 )
@@ -100,9 +112,8 @@ def test_a_bad_workload_names_the_key(raw: dict[str, Any], said: str) -> None:
         workload.Definition.parse(raw)
 
 
-def view(**changes: Any) -> InstanceView:
-    spec = InstanceSpec("shop/web", name="web", **changes)
-    return cast("InstanceView", SimpleNamespace(name="web", runtime=Runtime.CONTAINER.value, spec=spec))
+def posture(trust: str, starts: float, **changes: Any) -> advice.Posture:
+    return advice.posture("web", "container", InstanceSpec("shop/web", name="web", **changes), trust, starts)
 
 
 @pytest.mark.parametrize(
@@ -111,20 +122,49 @@ def view(**changes: Any) -> InstanceView:
         ({}, "others", 0.0, "vm", "code of others"),
         ({"network_mode": NetworkMode.HOST}, "others", 0.0, "container", "host's network"),
         ({"security": Security(privileged=True)}, "own", 0.0, "vm", "privileges"),
+        ({"security": Security(cap_add=("SYS_ADMIN",))}, "own", 0.0, "vm", "SYS_ADMIN"),
+        ({"security": Security(seccomp="unconfined")}, "own", 0.0, "vm", "filter"),
         ({}, "own", 600.0, "container", "a VM would cost"),
         ({"resources": Resources(memory=4)}, "own", 0.0, "container", "anonymous"),
         ({}, "own", 0.0, "", "neither its starts nor its memory"),
     ],
 )
 def test_advice_gives_its_reason(changes: dict[str, Any], trust: str, starts: float, hull: str, why: str) -> None:
-    found = advice.advise(comparison.results(), advice.posture(view(**changes), trust, starts))
+    found = advice.advise(comparison.results(), posture(trust, starts, **changes))
     assert found.hull == hull
     assert why in advice.text(found)
     assert any("emulation" in limit for limit in found.limits)
     assert json.loads(json.dumps(advice.plain(found)))["instance"] == "web"
 
 
+def test_a_service_that_starts_on_demand_asks_how_often() -> None:
+    about = advice.of_service("shop", ServiceSpec("web", InstanceSpec("shop/web"), scale=ScaleSpec(min=0)), "own", 0.0)
+    assert "--starts" in advice.text(advice.advise(comparison.results(), about))
+
+
+def test_figures_of_another_service_are_no_advice() -> None:
+    found = comparison.results()
+    other = replace(found, run=replace(found.run, service={"app": "shop", "service": "db", "remarks": ["a remark"]}))
+    about = advice.of_service("shop", ServiceSpec("web", InstanceSpec("shop/web")), "own", 0.0)
+    said = advice.text(advice.advise(other, about))
+    assert "of another service, db of shop" in said
+    assert "a remark" in said
+    assert "Your application" not in said
+
+
+def test_advice_takes_the_last_run_of_the_service() -> None:
+    told = {"app": "shop", "service": "web", "remarks": []}
+    paths = []
+    for number, service in enumerate((told, {}, {**told, "service": "api"})):
+        with Journal.create(replace(comparison.run(), id=f"run-{number}", service=service)) as made:
+            paths.append(made.path)
+    for number, path in enumerate(paths):
+        os.utime(path, (number, number))
+    assert journal.last("shop", "web") == paths[0]
+    assert journal.last("shop", "db") == journal.last() == paths[2]
+
+
 def test_open_figures_are_no_advice() -> None:
-    found = advice.advise(comparison.results(n=2), advice.posture(view(), "own", 600.0))
+    found = advice.advise(comparison.results(n=2), posture("own", 600.0))
     assert found.hull == ""
     assert "not decided" in found.reasons[0]

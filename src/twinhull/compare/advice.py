@@ -5,16 +5,17 @@ The rules are few and in order, and each says why. Where the figures leave it op
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from twinhull.compare.measures import reach
 from twinhull.compare.model import Results
 from twinhull.compare.report import facts
 from twinhull.compare.report.facts import Report
 from twinhull.compare.report.text import value
 from twinhull.compare.statistics import Word
-from twinhull.engine.base import InstanceView
-from twinhull.spec.instance import NetworkMode
+from twinhull.spec.app import ServiceSpec
+from twinhull.spec.instance import InstanceSpec, NetworkMode
 
 _MUCH = 0.02
 """Share of an hour spent on starting, above which the start latency counts."""
@@ -33,6 +34,12 @@ class Posture:
     """Per hour."""
     memory: int
     needs: tuple[str, ...]
+    loose: tuple[str, ...] = ()
+    """What it may do in the kernel beyond the defaults."""
+    from_zero: bool = False
+    """Whether it is started on demand."""
+    app: str = ""
+    """Of a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +53,43 @@ class Advice:
     run: str
 
 
-def posture(view: InstanceView, trust: str, starts: float) -> Posture:
-    """From the daemon's view and what the user says."""
-    spec = view.spec
-    needs = []
-    if spec.network_mode is NetworkMode.HOST:
-        needs.append("the host's network, which only a container has")
+def posture(name: str, runtime: str, spec: InstanceSpec, trust: str, starts: float) -> Posture:
+    """From what an instance is asked to be, and what the user says."""
+    needs = ("the host's network, which only a container has",) if spec.network_mode is NetworkMode.HOST else ()
+    loose = []
     if spec.security.privileged:
-        needs.append("privileges, which in a container are the host's")
-    return Posture(view.name, view.runtime, trust == "others", starts, spec.resources.memory, tuple(needs))
+        loose.append("privileges")
+    loose += [f"the capability {name}" for name in spec.security.cap_add]
+    if spec.security.seccomp != "default":
+        loose.append("a system call filter other than the default")
+    return Posture(name, runtime, trust == "others", starts, spec.resources.memory, needs, tuple(loose))
+
+
+def of_service(app: str, service: ServiceSpec, trust: str, starts: float) -> Posture:
+    """From a compose file's service."""
+    found = posture(service.name, service.template.runtime.value, service.template, trust, starts)
+    return replace(found, app=app, from_zero=service.scale is not None and service.scale.min == 0)
 
 
 def advise(results: Results, about: Posture) -> Advice:
     """The hull with its reasons."""
-    report = facts.build(results)
-    limits = (*report.remarks, *_same_machine(report))
+    report = _about(facts.build(results), about)
+    limits = [*report.remarks, *_same_machine(report)]
+    if about.from_zero and not about.starts:
+        limits.append("it is started on demand: --starts says how often an hour")
     hull, reasons = _decide(report, about)
-    return Advice(about.name, hull, tuple(reasons), limits, results.run.id)
+    return Advice(about.name, hull, (*reasons, *_calls(report)), tuple(limits), results.run.id)
+
+
+def _about(report: Report, about: Posture) -> Report:
+    """Without what was measured of another service."""
+    told = report.run.service
+    if not told or (told["app"], told["service"]) == (about.app, about.name):
+        return report
+    rows = tuple(row for row in report.rows if row.metric.group != "workload")
+    isolation = {column: cells for column, cells in report.isolation.items() if column != reach.CALLS}
+    remarks = (f"the last comparison is of another service, {told['service']} of {told['app']}", *report.remarks)
+    return replace(report, rows=rows, isolation=isolation, remarks=remarks)
 
 
 def _decide(report: Report, about: Posture) -> tuple[str, list[str]]:
@@ -71,8 +98,8 @@ def _decide(report: Report, about: Posture) -> tuple[str, list[str]]:
         return "container", [f"it needs {about.needs[0]}", *costs]
     if about.others:
         return "vm", ["it runs code of others, and a container shares the host's kernel: " + _kernel(report), *costs]
-    if any("privileges" in need for need in about.needs):
-        return "vm", [f"it has {about.needs[0]}; in a VM they are its own kernel's", *costs]
+    if about.loose:
+        return "vm", [f"it has {', '.join(about.loose)}: in a container those are the host's kernel's, in a VM its own kernel's", *costs]
     dear = [cost for cost, heavy in _weighed(report, about) if heavy]
     if dear:
         return "container", ["it runs your own code, and a VM would cost:", *dear]
@@ -83,7 +110,7 @@ def _decide(report: Report, about: Posture) -> tuple[str, list[str]]:
     return "", ["it runs your own code, and neither its starts nor its memory make a difference that counts", *costs]
 
 
-_COSTS = ("start.output", "start.ready", "memory.anonymous")
+_COSTS = ("workload.ready", "workload.rate", "workload.memory", "start.output", "start.ready", "memory.anonymous")
 
 
 def _costs(report: Report, about: Posture) -> list[str]:
@@ -108,6 +135,8 @@ def _weighed(report: Report, about: Posture) -> list[tuple[str, bool]]:
 
 def _counts(about: Posture, unit: str, more: float) -> bool:
     """A start counts by its share of the hour; memory if it is more than half of what the instance itself may use."""
+    if unit == "1/s":
+        return False  # that fewer requests can be answered counts only where there are so many
     if unit == "s":
         return about.starts * more / _HOUR > _MUCH
     return about.memory > 0 and more > about.memory / 2
@@ -118,8 +147,15 @@ def _kernel(report: Report) -> str:
     return "; ".join(f"{subject}: {fact.text}" for subject, fact in cells.items()) or "the last comparison didn't look"
 
 
+def _calls(report: Report) -> list[str]:
+    """The system calls that it makes on the host."""
+    cells = report.isolation.get(reach.CALLS, {})
+    told = "; ".join(f"{subject}: {fact.text}" for subject, fact in cells.items() if subject in ("container", "vm"))
+    return [f"{reach.CALLS}: {told}"] if told else []
+
+
 def _same_machine(report: Report) -> tuple[str, ...]:
-    return (f"figures of {report.run.image} on this machine, run {report.run.id}",)
+    return (f"figures of {report.run.title} on this machine, run {report.run.id}",)
 
 
 def text(found: Advice) -> str:

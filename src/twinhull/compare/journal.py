@@ -32,12 +32,21 @@ def runs() -> list[Path]:
     return sorted(folder().glob(f"*/{NAME}"), key=lambda path: path.stat().st_mtime)
 
 
-def last() -> Path:
-    """The newest journal. Raises NotFoundError."""
+def last(app: str = "", service: str = "") -> Path:
+    """The newest journal, of this service if there is one. Raises NotFoundError."""
     found = runs()
     if not found:
         raise NotFoundError("nothing has been compared yet", "begin with: twinhull compare IMAGE")
-    return found[-1]
+    return next((path for path in reversed(found) if service and _is_of(path, app, service)), found[-1])
+
+
+def _is_of(path: Path, app: str, service: str) -> bool:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            told = model.parse_run(json.loads(next(lines))).service
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return False
+    return (told.get("app"), told.get("service")) == (app, service)
 
 
 class Journal:

@@ -129,7 +129,16 @@ class Run:
     started_at: float = 0.0
     tools: str = ""
     """The image with the programs that measure."""
+    service: Mapping[str, Any] = field(default_factory=dict)
+    """Of a service: where it is described (service.Source), its app, its mark, and where its copies differ from it (remarks)."""
+    words: tuple[str, ...] = ()
+    """Of the command line: what is compared, and its load."""
     kind: str = "run"
+
+    @property
+    def title(self) -> str:
+        """What is compared, for people."""
+        return f"service {self.service['service']} of {self.service['app']} ({self.image})" if self.service else self.image
 
     @property
     def baseline(self) -> str:
@@ -170,7 +179,8 @@ def parse(fields: Mapping[str, Any]) -> Record | Done:
 def parse_run(fields: Mapping[str, Any]) -> Run:
     """The head of a journal. Raises TypeError."""
     rest = {key: value for key, value in fields.items() if key != "kind"}
-    return Run(**{**rest, "subjects": tuple(rest["subjects"]), "measures": tuple(rest["measures"])})
+    lists = {key: tuple(rest.get(key, ())) for key in ("subjects", "measures", "words")}
+    return Run(**{**rest, **lists})
 
 
 def gather(run: Run, records: list[Record | Done], planned: int) -> Results:

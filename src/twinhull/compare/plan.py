@@ -8,7 +8,7 @@ the time is used up, instead of every measure losing its last rounds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 
@@ -32,6 +32,23 @@ def schedule(measures: Sequence[Planned], seed: int) -> tuple[Turn, ...]:
     random = Random(seed)
     stages = sorted({measure.stage for measure in measures})
     return tuple(turn for stage in stages for turn in _rounds([measure for measure in measures if measure.stage == stage], random))
+
+
+def fit(measures: Sequence[Planned], seconds: float, least: int) -> tuple[Planned, ...]:
+    """The same with fewer rounds, as far as the guesses say that they take more than `seconds`; none gets fewer than `least` for it.
+
+    All give the same share, so that each measure's part of the time stays what it was.
+    """
+    for share in range(100, -1, -5):
+        fitted = tuple(replace(each, rounds=min(each.rounds, max(least, each.rounds * share // 100))) for each in measures)
+        if sum(map(cost, fitted)) <= seconds:
+            break
+    return fitted
+
+
+def cost(measure: Planned) -> float:
+    """Seconds of all its turns, as guessed."""
+    return measure.guess * len(measure.subjects) * (measure.rounds + measure.warm_up)
 
 
 def _rounds(measures: Sequence[Planned], random: Random) -> list[Turn]:

@@ -5,17 +5,18 @@ Ctrl-C ends it between two bytes: what was made is removed, what was measured is
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from twinhull import __version__
 from twinhull.client import Client
-from twinhull.compare import measures, model, plan, tools
+from twinhull.compare import measures, model, plan, statistics, tools
 from twinhull.compare.bench import Bench
 from twinhull.compare.journal import Journal
 from twinhull.compare.measures.base import Measure, Recorder
@@ -25,12 +26,19 @@ from twinhull.compare.subjects.base import Subject
 from twinhull.compare.subjects.hull import Hull
 from twinhull.compare.subjects.peer import KNOWN, Peer
 from twinhull.errors import TwinhullError, UserError
-from twinhull.spec.instance import Runtime
+from twinhull.spec.instance import InstanceSpec, Runtime
 from twinhull.sys import proc
 
 Say = Callable[[str], None]
-BUDGET = {"quick": 165.0, "full": 1740.0}
-"""Seconds after which no further turn is begun: under three minutes and under half an hour, with what it takes to end."""
+BUDGET = {"quick": 170.0, "full": 1770.0}
+"""Seconds within which the last turn must end, as far as it is known how long it takes: with the report, three minutes and half an hour."""
+_PLANNED = {"quick": 1.0, "full": 0.9}
+"""Share of them that the plan may use by its guesses. A quick run has no round to give away: its second stage waits for --resume."""
+_OWN = {
+    "quick": ("workload", "start", "memory", "isolation", "reach"),
+    "full": ("workload", "start", "cold", "memory", "density", "jitter", "image", "isolation", "escape", "reach"),
+}
+"""What is measured where it is the user's own application; the tools say the same whatever the image is."""
 DEFAULT_RUNTIMES = ("container", "vm")
 
 
@@ -47,6 +55,10 @@ class Asked:
     seed: int = 0
     workload: Mapping[str, Any] | None = None
     tools: str = tools.IMAGE
+    service: Mapping[str, Any] = field(default_factory=dict)
+    """As in Run."""
+    words: tuple[str, ...] = ()
+    """As in Run."""
 
 
 def begin(client: Client, asked: Asked) -> Run:
@@ -58,6 +70,8 @@ def begin(client: Client, asked: Asked) -> Run:
     except ValueError as error:
         raise UserError(str(error)) from error
     subjects = tuple(dict.fromkeys((*runtimes, *asked.against)))
+    if asked.service and asked.against:
+        raise UserError("--against: other engines can't reach a service's networks", "compare its image with them instead")
     if len(subjects) < 2:
         raise UserError("one runtime can't be compared with itself", "name two: --runtimes container,vm")
     now = time.time()
@@ -73,6 +87,8 @@ def begin(client: Client, asked: Asked) -> Run:
         machine=machine(client),
         started_at=now,
         tools=asked.tools,
+        service=asked.service,
+        words=asked.words or (asked.image,),
     )
 
 
@@ -82,8 +98,8 @@ def _chosen(asked: Asked) -> tuple[str, ...]:
             raise UserError(f"--only {word}: there is no such measure", f"use {', '.join(measures.BY_NAME)}")
     if asked.only:
         return asked.only
-    if asked.workload:
-        return ("workload", "start", "memory", "jitter")
+    if asked.workload or asked.service:
+        return _OWN[asked.profile]
     return tuple(name for name in measures.BY_NAME if name != "workload")
 
 
@@ -130,9 +146,13 @@ class Runner:
         self.run = journal.run
         self._client = client
         self._say = say
+        self.template: InstanceSpec | None = None
+        """Of a service; must be there before turns are taken."""
         self._chosen: Sequence[Measure] = [measures.BY_NAME[name] for name in self.run.measures]
         self._subjects = {subject.name: subject for subject in map(self._subject, self.run.subjects)}
-        self._planned = [self._plan(measure) for measure in self._chosen]
+        planned = [self._plan(measure) for measure in self._chosen]
+        self._budget = math.inf if self.run.rounds else BUDGET[self.run.profile]
+        self._planned = plan.fit(planned, self._budget * _PLANNED[self.run.profile], statistics.MINIMUM)
         self.turns = plan.schedule([planned for planned in self._planned if planned.rounds], self.run.seed)
 
     def _subject(self, words: str) -> Subject:
@@ -143,7 +163,7 @@ class Runner:
     def _plan(self, measure: Measure) -> Planned:
         names = tuple(one.name for one in self._subjects.values() if isinstance(one, Hull) or not measure.hulls_only)
         rounds = self.run.rounds if self.run.rounds and measure.rounds(self.run.profile) > 1 else measure.rounds(self.run.profile)
-        return Planned(measure.name, rounds, measure.warm_up, names, measure.guess, measure.stage)
+        return Planned(measure.name, rounds, measure.warm_up, names, measure.seconds(self.run.profile), measure.stage)
 
     def results(self) -> Results:
         """Of what is done so far."""
@@ -151,7 +171,7 @@ class Runner:
 
     def take(self, progress: Callable[[int, int, float, Turn], None]) -> Results:
         """All turns that are left. KeyboardInterrupt passes through, after everything was removed."""
-        bench = Bench(self._client, self.run, self._subjects)
+        bench = Bench(self._client, self.run, self._subjects, self.template)
         try:
             bench.close()  # what an earlier, killed part of this run left
             self._prepare()
@@ -181,14 +201,18 @@ class Runner:
         guesses = {planned.name: planned.guess for planned in self._planned}
         finished = {record.turn for record in self.journal.records if isinstance(record, Done)}
         left = [turn for turn in self.turns if turn not in finished]
-        begin = time.monotonic()
+        begin, skipped = time.monotonic(), 0
         for number, turn in enumerate(left):
-            if time.monotonic() - begin > BUDGET[self.run.profile] and not self.run.rounds:
-                self._say(f"the time of a {self.run.profile} run is used up, with {len(left) - number} turns left: --resume takes them")
-                return
             done = [record for record in self.journal.records if isinstance(record, Done)]
-            progress(len(self.turns) - len(left) + number, len(self.turns), plan.remaining(left[number:], done, guesses), turn)
+            rest = self._budget - (time.monotonic() - begin)
+            if plan.remaining([turn], done, guesses) > rest:
+                skipped += 1
+                continue
+            seconds = min(plan.remaining(left[number:], done, guesses), rest)
+            progress(len(self.turns) - len(left) + number, len(self.turns), seconds, turn)
             self._one(bench, turn)
+        if skipped:
+            self._say(f"the time of a {self.run.profile} run is used up, with {skipped} turns left: --resume takes them")
 
     def _one(self, bench: Bench, turn: Turn) -> None:
         measure = measures.BY_NAME[turn.measure]

@@ -72,6 +72,11 @@ class Tracing:
         finally:
             self._write("tracing_on", "0")
 
+    def need_functions(self) -> None:
+        """Raise NotMeasuredError where the kernel lets nobody trace the functions of certain processes."""
+        self._write("set_ftrace_pid", str(os.getpid()))
+        self._write("set_ftrace_pid", "")
+
     def seen_calls(self) -> tuple[set[int], int]:
         """Distinct numbers, and how many events there were."""
         found, count = self._seen(_CALL)

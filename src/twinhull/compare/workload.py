@@ -2,8 +2,8 @@
 
 command: [python3, -m, http.server, "8000"]      # left out: the image's own
 memory: 256M                                     # left out: no limit
-ready: {http: ":8000/"}                          # or: {command: [pg_isready]}; left out: as soon as it runs
-load: [wrk, -t1, -c16, -d5s, "http://{address}:8000/"]      # runs in the tools image, in a container
+ready: {http: ":8000/", host: shop.localhost}    # or: {command: [pg_isready]}; left out: as soon as it runs
+load: [wrk, -t1, -c16, -d5s, "http://{address}:8000/"]      # runs in the tools image, in a container; or {http: ":8000/", host: …}
 rate: 'Requests/sec:\\s+([0-9.]+)'                # a pattern whose first group is a figure that the load prints
 """
 
@@ -21,24 +21,46 @@ _KEYS = ("image", "command", "memory", "ready", "load", "rate")
 _SIZE = re.compile(r"(\d+)([kmg]?)b?", re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _HTTP = re.compile(r":(\d+)(/\S*)?")
+_WRK = ("wrk", "-t1", "-c8", "-d2s", "--latency")
+"""The load of `load: {http: …}`."""
+_RATE = r"Requests/sec:\s+([0-9.]+)"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is asked for over HTTP. `host`: of the Host header, "": the address."""
+
+    port: int
+    path: str = "/"
+    host: str = ""
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], key: str) -> Self:
+        """Of {http: ":PORT/path", host: NAME}. Raises UserError."""
+        match = _HTTP.fullmatch(str(raw.get("http", "")))
+        if not match:
+            raise UserError(f"workload: {key}.http {raw.get('http')!r}: use ':PORT/path'")
+        return cls(int(match[1]), match[2] or "/", str(raw.get("host", "")))
+
+    @property
+    def load(self) -> tuple[str, ...]:
+        """Requests for it, one after the other on eight connections."""
+        headers = ("-H", f"Host: {self.host}") if self.host else ()
+        return (*_WRK, *headers, f"http://{{address}}:{self.port}{self.path}")
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """`port`, `path`: of the ready check over HTTP; `check`: of the one by a command inside; `memory` in bytes."""
+    """`page`: of the ready check over HTTP; `check`: of the one by a command inside; `target`: what the default load asks for, if it is
+    that one; `memory` in bytes."""
 
     command: tuple[str, ...] = ()
     memory: int = 0
-    port: int = 0
-    path: str = "/"
+    page: Page | None = None
     check: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
+    target: Page | None = None
     rate: str = ""
-
-    @property
-    def http(self) -> bool:
-        """Whether it is ready when it answers a request."""
-        return self.port > 0
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:
@@ -47,11 +69,12 @@ class Definition:
             if key not in _KEYS:
                 raise UserError(f"workload: unknown key {key!r}", f"use {', '.join(_KEYS)}")
         ready = raw.get("ready") or {}
-        if not isinstance(ready, Mapping) or set(ready) - {"http", "command"}:
-            raise UserError("workload: ready is {http: ':PORT/path'} or {command: [...]}")
-        match = _HTTP.fullmatch(str(ready.get("http", "")))
-        if ready.get("http") and not match:
-            raise UserError(f"workload: ready.http {ready['http']!r}: use ':PORT/path'")
+        if not isinstance(ready, Mapping) or set(ready) - {"http", "host", "command"}:
+            raise UserError("workload: ready is {http: ':PORT/path', host: NAME} or {command: [...]}")
+        load = raw.get("load")
+        if isinstance(load, Mapping) and set(load) - {"http", "host"}:
+            raise UserError("workload: load is a list of words, one line for a shell, or {http: ':PORT/path', host: NAME}")
+        target = Page.parse(load, "load") if isinstance(load, Mapping) else None
         try:
             re.compile(str(raw.get("rate", "")))
         except re.error as error:
@@ -59,11 +82,11 @@ class Definition:
         return cls(
             command=_words(raw, "command"),
             memory=_size(str(raw.get("memory", "0"))),
-            port=int(match[1]) if match else 0,
-            path=(match[2] or "/") if match else "/",
+            page=Page.parse(ready, "ready") if ready.get("http") else None,
             check=_words(ready, "command"),
-            load=_words(raw, "load"),
-            rate=str(raw.get("rate", "")),
+            load=target.load if target else _words(raw, "load"),
+            target=target,
+            rate=_RATE if target else str(raw.get("rate", "")),
         )
 
     def value(self, said: str) -> float:
@@ -88,6 +111,20 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a workload is a mapping with the keys {', '.join(_KEYS)}")
     Definition.parse(raw)
     return raw
+
+
+def over(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says, over what follows from a service. Raises UserError."""
+    if "image" in given:
+        raise UserError("workload: a service says itself what its image is", "leave the key image out")
+    return {**default, **given}
+
+
+def tcp_port(config: Mapping[str, Any]) -> int:
+    """The lowest TCP port that an image configuration exposes, 0 if none."""
+    exposed = config.get("ExposedPorts") or {}
+    numbers = [int(word.partition("/")[0]) for word in exposed if word.endswith("/tcp") or word.isdigit()]
+    return min(numbers, default=0)
 
 
 def _words(raw: Mapping[str, Any], key: str) -> tuple[str, ...]:

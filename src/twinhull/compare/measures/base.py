@@ -16,7 +16,10 @@ from twinhull.errors import TwinhullError
 
 
 class Measure(abc.ABC):
-    """`quick`, `full`: rounds in either profile, 0: not in it. `guess`: seconds of a turn not seen yet. `stage`: 2 for what may wait."""
+    """`quick`, `full`: rounds in either profile, 0: not in it. `guess`, `long`: seconds of a turn of either, until one has been seen.
+
+    `stage`: 2 for what may wait. The guesses are what a turn of a container and one of an emulated VM take in the mean on two cores.
+    """
 
     name: str
     metrics: tuple[Metric, ...] = ()
@@ -24,6 +27,7 @@ class Measure(abc.ABC):
     full: int
     warm_up: bool = True
     guess: float = 2.0
+    long: float = 4.0
     stage: int = 1
     hulls_only: bool = False
     """Whether peers, which have command lines only, are left out."""
@@ -35,6 +39,10 @@ class Measure(abc.ABC):
     def rounds(self, profile: str) -> int:
         """Of a profile."""
         return self.full if profile == "full" else self.quick
+
+    def seconds(self, profile: str) -> float:
+        """Of a turn of a profile, as guessed."""
+        return self.long if profile == "full" else self.guess
 
 
 @dataclass

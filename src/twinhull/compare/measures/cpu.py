@@ -12,7 +12,7 @@ class Cpu(Measure):
     """The same number of events for all, so that a turn is short where the CPU is fast."""
 
     name = "cpu"
-    quick, full, guess = 5, 20, 2.0
+    quick, full, guess, long = 5, 20, 0.8, 3.4
     metrics = (
         Metric("cpu.single", "CPU, one thread", "1/s", "sysbench cpu --threads=1: events per second", better=Better.HIGHER),
         Metric("cpu.all", "CPU, a thread for each core", "1/s", "sysbench cpu --threads=$(nproc): events per second", better=Better.HIGHER),

@@ -21,7 +21,7 @@ class Density(Measure):
 
     name = "density"
     stage = 2
-    quick, full, guess, warm_up = 1, 5, 3.0, False
+    quick, full, guess, long, warm_up = 1, 5, 1.0, 4.0, False
     metrics = (
         Metric(
             "density.per_gib",
@@ -36,11 +36,11 @@ class Density(Measure):
 
     def take(self, turn: Recorder) -> None:
         with turn.attempt("density.per_gib", "density.latency"), ExitStack() as stack:
-            wanted, port, page = turn.bench.server()
+            wanted, page = turn.bench.server()
             places = [stack.enter_context(turn.subject.running(wanted)) for _ in range(8 if turn.full else 2)]
             for place in places:
-                first_page(place.address, port, page, time.perf_counter())
-            seconds = [first_page(place.address, port, page, time.perf_counter()) for _ in range(_REQUESTS) for place in places]
+                first_page(place.address, page, time.perf_counter())
+            seconds = [first_page(place.address, page, time.perf_counter()) for _ in range(_REQUESTS) for place in places]
             slow = quantile(seconds, 0.95)
             turn.sample("density.latency", slow, servers=len(places))
             each = anonymous([pid for place in places for pid in turn.subject.processes(place)]) / len(places)

@@ -25,7 +25,7 @@ class Disk(Measure):
     """libaio and O_DIRECT, so that the instance's own page cache is left out; the host's may serve a VM, as it does in use."""
 
     name = "disk"
-    quick, full, guess = 5, 15, 4.0
+    quick, full, guess, long = 5, 15, 1.9, 12.5
     metrics = tuple(
         Metric(
             f"disk.{place}_{word}",

@@ -27,7 +27,7 @@ class Escape(Measure):
 
     name = "escape"
     stage = 2
-    quick, full, guess, warm_up = 1, 1, 20.0, False
+    quick, full, guess, long, warm_up = 1, 1, 1.5, 3.0, False
 
     def take(self, turn: Recorder) -> None:
         try:

@@ -20,7 +20,7 @@ class Image(Measure):
     """A copy of the user's image under a new id stands for one that was just pulled."""
 
     name = "image"
-    quick, full, guess, warm_up, hulls_only = 1, 5, 4.0, False, True
+    quick, full, guess, long, warm_up, hulls_only = 1, 5, 0.4, 0.4, False, True
     metrics = (
         Metric("image.first_use", "A new image: request → first output", "s", "commit of the image under a new id; API run → first byte"),
         Metric(

@@ -29,7 +29,7 @@ class Jitter(Measure):
 
     name = "jitter"
     stage = 2
-    quick, full, guess = 5, 12, 5.0
+    quick, full, guess, long = 5, 12, 2.4, 17.0
     metrics = tuple(
         Metric(
             f"jitter.{word}",

@@ -15,7 +15,7 @@ class Memory(Measure):
     """Instances one after another; what each adds is a sample, its number is in the detail."""
 
     name = "memory"
-    quick, full, guess, warm_up = 2, 4, 5.0, False
+    quick, full, guess, long, warm_up = 2, 4, 2.6, 5.2, False
     metrics = (
         Metric(
             "memory.anonymous",

@@ -18,7 +18,7 @@ class Network(Measure):
     """iperf3 and wrk."""
 
     name = "network"
-    quick, full, guess, hulls_only = 5, 15, 5.0, True
+    quick, full, guess, long, hulls_only = 5, 15, 3.2, 11.5, True
     metrics = (
         Metric("network.stream1", "TCP throughput, 1 stream", "B/s", "iperf3 -P 1: received bytes per second", better=Better.HIGHER),
         Metric("network.stream8", "TCP throughput, 8 streams", "B/s", "iperf3 -P 8: received bytes per second", better=Better.HIGHER),

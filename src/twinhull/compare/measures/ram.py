@@ -15,7 +15,7 @@ class Ram(Measure):
     """sysbench memory."""
 
     name = "ram"
-    quick, full, guess = 5, 20, 2.0
+    quick, full, guess, long = 5, 20, 0.4, 1.4
     metrics = (
         Metric("ram.bandwidth", "Memory bandwidth, writing", "B/s", "sysbench memory, blocks of 1 MiB, in order", better=Better.HIGHER),
         Metric(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from twinhull.compare import probes_archive
 from twinhull.compare.bench import SETTLE
+from twinhull.compare.measures import workload
 from twinhull.compare.measures.base import Measure, Recorder
 from twinhull.compare.subjects.base import PATIENCE, NotMeasuredError, Place, Wanted
 from twinhull.compare.tracing import Tracing
@@ -23,6 +25,7 @@ _LOADS = {
     "benign": "ls -lR /etc >/dev/null; dd if=/dev/zero of=/var/tmp/f bs=64k count=16 conv=fsync; python3 -c 'print(1)'",
     "adversarial": f"python3 {probes_archive.PATH} syscalls",
 }
+_TITLES = {"own": "under its own load"}
 _WAIT = "while [ ! -e /tmp/go ]; do sleep 0.1; done"
 _HOW = {
     CALLS: "raw_syscalls:sys_enter of ftrace, for all its processes on the host and their children; void if events were lost",
@@ -35,22 +38,45 @@ class Reach(Measure):
 
     name = "reach"
     stage = 2
-    quick, full, guess, warm_up = 1, 1, 15.0, False
+    quick, full, guess, long, warm_up = 1, 1, 1.5, 15.0, False
 
     def take(self, turn: Recorder) -> None:
+        own = ("own",) if turn.bench.run.workload else ()
+        loads = (*own, *_LOADS) if turn.full else own or ("benign",)
         for column in (CALLS, FUNCTIONS):
+            if column == FUNCTIONS and (why := _no_functions()):
+                turn.fact(column, f"can't be seen on this kernel, so there is no such figure: {why}", _HOW[column])
+                continue
             told, data = [], {}
-            for load in _LOADS if turn.full else ("benign",):
+            for load in loads:
                 try:
-                    names, count = _watched(turn, column, load)
+                    names, count = _own(turn, column) if load == "own" else _watched(turn, column, load)
                 except (TwinhullError, OSError) as error:
                     told.append(f"{load}: not seen ({error})")
-                    if "refuses" in str(error):
-                        break
                     continue
-                told.append(f"{load}: {len(names)} different ones, {count:,} in all")
+                told.append(f"{_TITLES.get(load, load)}: {len(names)} different ones, {count:,} in all")
                 data[load] = names
             turn.fact(column, "; ".join(told), _HOW[column], data)
+
+
+def _no_functions() -> str:
+    """Why the kernel's functions can't be traced; found before anything is started for it."""
+    try:
+        with Tracing() as tracing:
+            tracing.need_functions()
+    except (TwinhullError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _own(turn: Recorder, column: str) -> tuple[list[int] | list[str], int]:
+    """The user's application from when it is ready to the end of its load."""
+    turn.bench.driver()
+    with Tracing() as tracing, turn.subject.running(turn.bench.own) as place:
+        workload.wait_ready(turn.subject, place, turn.bench.given)
+        with (tracing.calls if column == CALLS else tracing.functions)(_threads(turn, place)):
+            workload.apply(replace(turn, records=[]), place)
+        return _seen(tracing, column)
 
 
 def _watched(turn: Recorder, column: str, load: str) -> tuple[list[int] | list[str], int]:
@@ -59,11 +85,15 @@ def _watched(turn: Recorder, column: str, load: str) -> tuple[list[int] | list[s
         turn.subject.exec(place, "sh", "-c", f"cat >{probes_archive.PATH}", stdin=probes_archive.archive())
         time.sleep(SETTLE)
         _during(turn, place, tracing.calls if column == CALLS else tracing.functions)
-        if column == CALLS:
-            numbers, count = tracing.seen_calls()
-            return sorted(numbers), count
-        names, count = tracing.seen_functions()
-        return sorted(names), count
+        return _seen(tracing, column)
+
+
+def _seen(tracing: Tracing, column: str) -> tuple[list[int] | list[str], int]:
+    if column == CALLS:
+        numbers, count = tracing.seen_calls()
+        return sorted(numbers), count
+    names, count = tracing.seen_functions()
+    return sorted(names), count
 
 
 def _during(turn: Recorder, place: Place, record: Callable[[list[int]], AbstractContextManager[None]]) -> None:

@@ -13,7 +13,7 @@ class System(Measure):
     """A fixed number of operations; the sample is seconds for one."""
 
     name = "system"
-    quick, full, guess = 5, 20, 3.0
+    quick, full, guess, long = 5, 20, 1.0, 4.0
     metrics = (
         Metric("system.call", "System call", "s", "dd bs=1 from /dev/zero to /dev/null: time ÷ (2 × bytes)"),
         Metric("system.switch", "Context switch", "s", "stress-ng --switch 1 (pipe): real time ÷ operations"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from twinhull.compare.bench import TRIAL
+from twinhull.compare.measures import network
 from twinhull.compare.measures.base import Measure, Recorder
-from twinhull.compare.model import Better, Metric
-from twinhull.compare.subjects.base import PATIENCE, NotMeasuredError, Place, Subject, Wanted, first_page
-from twinhull.compare.workload import Definition
+from twinhull.compare.model import Better, Bound, Metric
+from twinhull.compare.subjects.base import PATIENCE, NotMeasuredError, Place, Subject, anonymous, first_page
+from twinhull.compare.workload import Definition, Page
 from twinhull.errors import TwinhullError
 
 _NOTICED_WITHIN = 5.0
@@ -18,36 +20,76 @@ class Workload(Measure):
     """Started anew for every turn: until it is ready, then the load from the driver, which tells one figure."""
 
     name = "workload"
-    quick, full, guess = 6, 20, 5.0
+    quick, full, guess, long = 6, 20, 3.0, 3.0
     metrics = (
         Metric("workload.ready", "Your application: request → ready", "s", "POST /v1/instances?start=true → the ready check passes"),
         Metric("workload.load", "Your application: time for its load", "s", "the load command, from its start to its end"),
         Metric("workload.rate", "Your application: rate under its load", "1/s", "what the load command says", better=Better.HIGHER),
+        Metric("workload.latency", "Your application: request and response", "s", "wrk of the default load, 8 connections: median latency"),
+        Metric(
+            "workload.memory",
+            "Your application: memory right after its load",
+            "bytes",
+            "Anonymous of smaps_rollup, over all processes on the host that run for it (workload, conmon, VMM)",
+            bound=Bound.OTHER,
+        ),
     )
 
     def take(self, turn: Recorder) -> None:
-        given = Definition.parse(turn.bench.run.workload)
-        with turn.attempt("workload.ready", "workload.load"):
+        with turn.attempt("workload.ready", "workload.rate"):
             begin = time.perf_counter()
-            wanted = Wanted(turn.bench.run.image, given.command or None, given.memory)
-            with turn.subject.running(wanted) as place:
-                turn.sample("workload.ready", _ready(turn.subject, place, given, begin))
-                if given.load:
-                    self._load(turn, place, given)
+            with turn.subject.running(turn.bench.own) as place:
+                turn.sample("workload.ready", wait_ready(turn.subject, place, turn.bench.given, begin))
+                self._loaded(turn, place)
 
-    def _load(self, turn: Recorder, place: Place, given: Definition) -> None:
-        argv = tuple(word.replace("{address}", place.address) for word in given.load)
-        begin = time.perf_counter()
-        said = turn.bench.drive(*argv)
-        turn.sample("workload.load", time.perf_counter() - begin)
-        if given.rate:
-            with turn.attempt("workload.rate"):
-                turn.sample("workload.rate", given.value(said))
+    def _loaded(self, turn: Recorder, place: Place) -> None:
+        if not turn.bench.given.load:
+            for metric in ("workload.load", "workload.rate"):
+                turn.missing(metric, "nothing is known to load it with: say it in a workload file (--workload)")
+            return
+        with turn.attempt("workload.load", "workload.rate"):
+            apply(turn, place)
+            with turn.attempt("workload.memory"):
+                turn.sample("workload.memory", anonymous(turn.subject.processes(place)))
 
 
-def _ready(subject: Subject, place: Place, given: Definition, begin: float) -> float:
-    if given.http:
-        return first_page(place.address, given.port, given.path, begin)
+def apply(turn: Recorder, place: Place) -> None:
+    """The load, and what is known from it."""
+    given = turn.bench.given
+    driver = turn.bench.driver()
+    if given.target:
+        _asked(turn, place, given.target)
+    argv = tuple(word.replace("{address}", place.address).replace("{driver}", driver.address) for word in given.load)
+    begin = time.perf_counter()
+    said = turn.bench.drive(*argv)
+    seconds = time.perf_counter() - begin
+    if given.target:
+        turn.sample("workload.rate", network.rate(said))
+        turn.sample("workload.latency", network.half(said))
+        return
+    turn.sample("workload.load", seconds)
+    if given.rate:
+        with turn.attempt("workload.rate"):
+            turn.sample("workload.rate", given.value(said))
+
+
+def _asked(turn: Recorder, place: Place, page: Page) -> None:
+    """See that there is a page to load; what isn't there once isn't waited for again. Raises NotMeasuredError."""
+    known, name = turn.bench.no_page, turn.subject.name
+    if name not in known:
+        try:
+            first_page(place.address, page, time.perf_counter(), TRIAL)
+        except NotMeasuredError as error:
+            known[name] = f"{error.message}: say with --workload how it is loaded"
+    if known.get(name):
+        raise NotMeasuredError(known[name])
+
+
+def wait_ready(subject: Subject, place: Place, given: Definition, begin: float | None = None) -> float:
+    """Seconds from `begin` (perf_counter; now, if it isn't given) to readiness. Raises NotMeasuredError."""
+    begin = time.perf_counter() if begin is None else begin
+    if given.page:
+        return first_page(place.address, given.page, begin)
     while given.check and not _passes(subject, place, given):
         if time.perf_counter() - begin > PATIENCE:
             raise NotMeasuredError(f"the ready check still fails after {PATIENCE:g} s")

@@ -82,7 +82,17 @@ def build(results: Results) -> Report:
 
 def repeat(run: Run, measure: str, rounds: int) -> str:
     """The command line that measures one group again, with as many samples."""
-    words = ["twinhull", "compare", run.image, "--only", measure, "--runtimes", ",".join(_hulls(run)), "--profile", run.profile]
+    words = [
+        "twinhull",
+        "compare",
+        *(run.words or (run.image,)),
+        "--only",
+        measure,
+        "--runtimes",
+        ",".join(_hulls(run)),
+        "--profile",
+        run.profile,
+    ]
     words += [word for peer in run.subjects if peer not in _hulls(run) for word in ("--against", peer)]
     return shlex.join([*words, "--rounds", str(rounds), "--seed", str(run.seed)])
 
@@ -151,6 +161,7 @@ def _claims(results: Results, rows: tuple[Row, ...], isolation: dict[str, dict[s
 _HEADLINES = (
     "workload.ready",
     "workload.rate",
+    "workload.memory",
     "start.output",
     "start.ready",
     "memory.anonymous",
@@ -193,6 +204,7 @@ def _remarks(results: Results, emulated: bool) -> tuple[str, ...]:
         told.append(f"VMs ran under QEMU's TCG, which emulates the CPU ({why}). {verdicts.EMULATION}")
     if not results.complete:
         told.append(f"This run isn't complete ({len(results.done)} turns done): go on with `twinhull compare --resume {results.run.id}`.")
+    told += [str(remark) for remark in results.run.service.get("remarks", ())]
     if float(machine.get("load", 0)) > float(machine.get("cpus") or 1) / 2:
         told.append(f"The machine was busy with something else when the run began (load {machine['load']:.1f}): expect wide intervals.")
     return tuple(told)

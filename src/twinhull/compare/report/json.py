@@ -23,7 +23,9 @@ def write(results: Results, path: Path) -> None:
 def plain(report: Report) -> dict[str, Any]:
     """As schema.json says."""
     run = asdict(report.run)
-    run.pop("kind")
+    run["service"] = {key: value for key, value in run["service"].items() if key in ("app", "service")}
+    for key in ("kind", "words"):
+        run.pop(key)
     return {
         "format": FORMAT,
         "run": run,

@@ -11,7 +11,7 @@ from twinhull.compare.report.text import listed, value
 
 def title(report: Report) -> str:
     """Of the report."""
-    return f"{report.run.image}: {listed(list(report.subjects))} compared"
+    return f"{report.run.title}: {listed(list(report.subjects))} compared"
 
 
 def lines(report: Report) -> list[str]:

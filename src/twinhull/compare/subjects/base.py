@@ -7,15 +7,19 @@ import http.client
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinhull.compare.workload import Page
 from twinhull.errors import TwinhullError
+from twinhull.spec.instance import InstanceSpec
 
 PATIENCE = 60.0
 """Seconds within which anything must answer (emulated machines are slow)."""
 _POLL = 0.002
+_IMPATIENCE = 10.0
+"""Seconds in which a server that refuses may yet get ready."""
 MIB = 1 << 20
 
 
@@ -25,7 +29,10 @@ class NotMeasuredError(TwinhullError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An instance as a measure needs it. `command` None: the image's own; `memory` in bytes, 0: no limit (VM: the default size)."""
+    """An instance as a measure needs it. `command` None: the image's own; `memory` in bytes, 0: no limit (VM: the default size).
+
+    `base`: what else there is to it, of a service; hulls only.
+    """
 
     image: str
     command: tuple[str, ...] | None = None
@@ -36,6 +43,7 @@ class Wanted:
     """Where a new volume is mounted."""
     snapshot: str = ""
     """As in InstanceSpec."""
+    base: InstanceSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +134,44 @@ def undivided() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def first_page(address: str, port: int, path: str, begin: float, patience: float = PATIENCE) -> float:
-    """Seconds from `begin` (perf_counter) to the first HTTP 200, asked every 2 ms. Raises NotMeasuredError."""
-    while time.perf_counter() - begin < patience:
-        connection = http.client.HTTPConnection(address, port, timeout=2)
-        with suppress(OSError, http.client.HTTPException):
-            connection.request("GET", path)
-            if connection.getresponse().status == 200:
-                return time.perf_counter() - begin
-        connection.close()
+def first_page(address: str, page: Page, begin: float, patience: float = PATIENCE) -> float:
+    """Seconds from `begin` (perf_counter) to a page's first HTTP 2xx or 3xx, asked every 2 ms.
+
+    Raises NotMeasuredError, soon for what isn't HTTP or refuses again and again.
+    """
+    refused_at, refusal = 0.0, ""
+    while (now := time.perf_counter()) - begin < patience:
+        if refusal and now - refused_at > _IMPATIENCE:
+            raise NotMeasuredError(f"http://{address}:{page.port}{page.path} {refusal}")
+        found = _answer(address, page)
+        if found == _PAGE:
+            return time.perf_counter() - begin
+        if found == _OTHER_PROTOCOL:
+            raise NotMeasuredError(f"port {page.port} doesn't speak HTTP")
+        refused_at = refused_at if refusal else now
+        refusal = found
         time.sleep(_POLL)
-    raise NotMeasuredError(f"no page from http://{address}:{port}{path} within {patience:g} s")
+    raise NotMeasuredError(f"no page from http://{address}:{page.port}{page.path} within {patience:g} s")
+
+
+_PAGE, _OTHER_PROTOCOL = "page", "other protocol"
+
+
+def _answer(address: str, page: Page) -> str:
+    """To one request: _PAGE, _OTHER_PROTOCOL, what was said instead, or "" where nobody answers yet."""
+    connection = http.client.HTTPConnection(address, page.port, timeout=2)
+    try:
+        connection.request("GET", page.path, headers={"Host": page.host} if page.host else {})
+        status = connection.getresponse().status
+    except http.client.RemoteDisconnected:
+        return "ends the connection without an answer"
+    except http.client.HTTPException:
+        return _OTHER_PROTOCOL
+    except OSError:
+        return ""
+    finally:
+        connection.close()
+    return _PAGE if status < 400 else f"answers {status}"
 
 
 def pids() -> list[int]:

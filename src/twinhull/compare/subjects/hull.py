@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from twinhull.client import Client
@@ -13,7 +14,7 @@ from twinhull.client.thin import STDOUT
 from twinhull.compare.subjects.base import Output, Place, Subject, Wanted, undivided
 from twinhull.errors import CannotRunError, NotFoundError
 from twinhull.instance.base import Process
-from twinhull.spec.instance import InstanceSpec, MountSpec, MountType, Resources, Runtime
+from twinhull.spec.instance import InstanceSpec, MountSpec, MountType, Runtime
 from twinhull.sys import proc
 
 LABEL = "twinhull.compare"
@@ -103,15 +104,19 @@ class Hull(Subject):
             self._client.remove(ident, force=True, volumes=True)
 
     def _spec(self, wanted: Wanted) -> InstanceSpec:
-        return InstanceSpec(
-            wanted.image,
+        base = wanted.base or InstanceSpec(wanted.image)
+        own = base.resources
+        resources = replace(own, cpus=wanted.cpus or own.cpus, memory=wanted.memory or own.memory, pids=wanted.pids or own.pids)
+        return replace(
+            base,
+            image=wanted.image,
             runtime=self._runtime,
-            entrypoint=None if wanted.command is None else (),
-            command=wanted.command,
+            entrypoint=base.entrypoint if wanted.command is None else (),
+            command=base.command if wanted.command is None else wanted.command,
             labels={LABEL: self._run},
-            resources=Resources(cpus=wanted.cpus, memory=wanted.memory, pids=0 if self._runtime is Runtime.SANDBOX else wanted.pids),
+            resources=replace(resources, pids=0) if self._runtime is Runtime.SANDBOX else resources,
             snapshot=wanted.snapshot,
-            mounts=(MountSpec(MountType.VOLUME, wanted.volume),) if wanted.volume else (),
+            mounts=(*base.mounts, *((MountSpec(MountType.VOLUME, wanted.volume),) if wanted.volume else ())),
         )
 
 
