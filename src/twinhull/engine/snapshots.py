@@ -29,6 +29,8 @@ from twinhull.spec.process import argv, environment, signal_number
 WORD = "app"
 SIGNAL_LABEL = "twinhull.snapshot.signal"
 """An instance's or image's label: the signal that the workload gets when it went on from a snapshot."""
+PORT_LABEL = "twinhull.snapshot.port"
+"""An instance's label: the TCP port that answers once it is warm, where neither its ports nor its image say so."""
 _CONNECT_SECONDS, _AGAIN = 1.0, 0.05
 _log = logging.getLogger(__name__)
 
@@ -154,9 +156,12 @@ class Captures:
 
 
 def _port(live: Live) -> int:
-    """The first published TCP port of an instance, else the first that its image exposes; 0: none."""
+    """The port that its label names, else the first published TCP port of an instance, else the first that its image exposes; 0: none."""
     if live.record.spec.network_mode is NetworkMode.NONE:
         return 0
+    named = live.record.spec.labels.get(PORT_LABEL, "")
+    if named.isdigit():
+        return int(named)
     published = [mapping.container_port for mapping in live.record.spec.ports if mapping.protocol == "tcp"]
     exposed = [int(port.partition("/")[0]) for port in live.image.exposed if not port.endswith("/udp")]
     return next(iter((*published, *exposed)), 0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +25,16 @@ _FIXED = 1 << 30
 _MEMINFO = Path("/proc/meminfo")
 
 
+def shortage() -> int:
+    """Bytes that are missing from the reserve; 0: it is whole, or can't be told."""
+    try:
+        words = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        total, available = (int(words[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return 0
+    return max(0, int(total * RESERVE) - available)
+
+
 @dataclass(eq=False)
 class Allowance:
     """`room`: what the owner allows for everything that runs here."""
@@ -33,12 +42,13 @@ class Allowance:
     room: Room
     apps: Mapping[str, App]
     lives: Mapping[str, Live]
+    shortage: Callable[[], int] = shortage
+    """Bytes that the machine lacks."""
     caps: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Service → (until when, the most it may have): its instances were evicted."""
 
-    def admit(self, subjects: Iterable[Subject], wanted: Mapping[str, int]) -> dict[str, Grant]:
+    def admit(self, subjects: Iterable[Subject], wanted: Mapping[str, int], now: float) -> dict[str, Grant]:
         """What each may have, by "APP/SERVICE"; those who aren't named want what they have. Empty where there is no bound."""
-        now = time.time()
         self.caps = {name: cap for name, cap in self.caps.items() if cap[0] > now}
         if not (self.room.cpus or self.room.memory or self.caps):
             return {}
@@ -65,7 +75,7 @@ class Allowance:
                 found.append(Claim(f"instance {live.id}", _FIXED, 1, 1, 1, *_request(spec_of.resources, spec_of.runtime)))
         return found
 
-    def evictions(self, subjects: Sequence[Subject], meters: Mapping[str, Meter]) -> list[tuple[Subject, int, str]]:
+    def evictions(self, subjects: Sequence[Subject], meters: Mapping[str, Meter], now: float) -> list[tuple[Subject, int, str]]:
         """(service, instances that it may keep, why): before the kernel chooses whom to kill."""
         uses = [
             Use(each.name, each.scale.priority, each.scale.min, len(each.lives), meters[each.name].memory)
@@ -73,7 +83,7 @@ class Allowance:
             if each.name in meters and each.lives
         ]
         total = sum(use.memory for use in uses)
-        short = max(total - self.room.memory if self.room.memory else 0, _shortage())
+        short = max(total - self.room.memory if self.room.memory else 0, self.shortage())
         if short <= 0 or not uses:
             return []
         found = []
@@ -81,7 +91,7 @@ class Allowance:
         for eviction in budget.evict(total - short, uses):
             subject = by_name[eviction.service]
             left = max(0, min(_have(subject), len(subject.lives)) - eviction.instances)
-            self.caps[eviction.service] = (time.time() + _EVICTED_FOR, left)
+            self.caps[eviction.service] = (now + _EVICTED_FOR, left)
             found.append((subject, left, f"evicted: {eviction.reason}"))
         return found
 
@@ -102,13 +112,3 @@ def _request(resources: Resources, runtime: Runtime) -> tuple[float, int]:
     if runtime is Runtime.VM:
         return resources.cpus or float(cpu_count(0.0, len(os.sched_getaffinity(0)))), resources.memory or DEFAULT_MEMORY
     return resources.cpus, resources.memory
-
-
-def _shortage() -> int:
-    """Bytes that are missing from the reserve; 0: it is whole, or can't be told."""
-    try:
-        words = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-        total, available = (int(words[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    except (OSError, KeyError, ValueError):
-        return 0
-    return max(0, int(total * RESERVE) - available)

@@ -21,7 +21,7 @@ from twinhull.network import addresses
 from twinhull.network.host import NetworkHost
 from twinhull.plan.actions import Drain, Serve
 from twinhull.plan.lifecycle import is_up
-from twinhull.spec.app import AppSpec, ServiceSpec
+from twinhull.spec.app import AppSpec, RouteSpec, ServiceSpec
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.network import NetworkRecord
 from twinhull.spec.service import ServiceRecord, ServiceSide
@@ -270,11 +270,7 @@ class Balance:
 
     def _of_ports(self, app: App, spec: ServiceSpec, servers: tuple[Server, ...]) -> Iterator[Backend]:
         """One for all routes, or where somebody stands in, one for each port: the activator tells by it what is meant."""
-        service, scale = f"{app.name}/{spec.name}", spec.scale
-        if scale is not None and scale.max_concurrency:
-            routes = tuple(replace(route, max_concurrency=route.max_concurrency or scale.max_concurrency) for route in spec.routes)
-        else:
-            routes = spec.routes
+        service, routes = f"{app.name}/{spec.name}", _limited(spec)
         if not may_sleep(app, spec):
             yield Backend(service, routes, servers)
             return
@@ -316,6 +312,12 @@ class Balance:
             return await self.gateway.stats()
         except TwinhullError:
             return ()
+
+
+def _limited(spec: ServiceSpec) -> tuple[RouteSpec, ...]:
+    """The routes with the bound of a service that is scaled: more than that waits in the gateway."""
+    most = spec.scale.max_concurrency if spec.scale is not None else 0
+    return tuple(replace(route, max_concurrency=route.max_concurrency or most) for route in spec.routes)
 
 
 def resolved(service: ServiceSpec, exposed: Iterable[int]) -> ServiceSpec:

@@ -16,6 +16,7 @@ from twinhull.engine.apps.state import App
 from twinhull.engine.base import NetworkSpec
 from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
+from twinhull.engine.snapshots import PORT_LABEL
 from twinhull.errors import NotFoundError, TwinhullError
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process
@@ -204,8 +205,17 @@ def instance_spec(app: str, spec: ServiceSpec, *, name: str = "", slot: int = 0,
     """One instance of a service; without a slot a one-off. Names and addresses of the service stay with the service."""
     labels = {**spec.template.labels, APP_LABEL: app, SERVICE_LABEL: spec.name}
     labels |= {SLOT_LABEL: str(slot), FINGERPRINT_LABEL: mark} if slot else {ONE_OFF_LABEL: "True"}
+    if spec.template.snapshot and (port := probed_port(spec)):
+        labels[PORT_LABEL] = str(port)
     networks = tuple(replace(attachment, aliases=(), address="") for attachment in spec.template.networks)
     return replace(spec.template, name=name, labels=labels, networks=networks, ports=())
+
+
+def probed_port(spec: ServiceSpec) -> int:
+    """The TCP port that has to answer before an instance without a health check is ready: the first routed or published one. 0: none."""
+    routed = [route.port for route in spec.routes if route.port]
+    published = [mapping.container_port for mapping in spec.ports if mapping.protocol == "tcp"]
+    return next(iter([*routed, *published]), 0)
 
 
 async def answers(address: str, port: int) -> bool:

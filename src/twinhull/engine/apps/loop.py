@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from twinhull.engine.apps.balance import Balance
-from twinhull.engine.apps.hands import Hands, answers
+from twinhull.engine.apps.hands import Hands, answers, probed_port
 from twinhull.engine.apps.observe import observe
 from twinhull.engine.apps.state import App, desired
 from twinhull.engine.live import Live
@@ -21,7 +21,6 @@ from twinhull.plan.actions import Action, Drain, Plan, Serve, Tell
 from twinhull.plan.lifecycle import State
 from twinhull.plan.memory import UNDER_WAY
 from twinhull.plan.observed import Failure, Observed
-from twinhull.spec.app import ServiceSpec
 
 _log = logging.getLogger(__name__)
 _PROBE_FIRST, _PROBE_EVERY = 0.002, 0.05
@@ -168,13 +167,6 @@ class Loop:
                 return
             await asyncio.sleep(pause)
             pause = min(_PROBE_EVERY, pause * 1.5)
-
-
-def probed_port(spec: ServiceSpec) -> int:
-    """The TCP port that has to answer before an instance without a health check is ready: the first routed or published one. 0: none."""
-    routed = [route.port for route in spec.routes if route.port]
-    published = [mapping.container_port for mapping in spec.ports if mapping.protocol == "tcp"]
-    return next(iter([*routed, *published]), 0)
 
 
 async def _wait(app: App, until: float) -> None:

@@ -100,6 +100,7 @@ class Meters:
     network: NetworkHost
     activator: Activator
     read: Read
+    clock: Callable[[], float] = time.time
     meters: dict[str, Meter] = field(default_factory=dict)
 
     def of(self, service: str, now: float) -> Meter:
@@ -239,7 +240,7 @@ class Meters:
             meter.trouble[name] = str(error) or type(error).__name__
             return
         meter.trouble.pop(name, None)
-        meter.add(name, time.time(), value, subject.scale.window)
+        meter.add(name, self.clock(), value, subject.scale.window)
 
 
 def _read(meter: Meter, name: str, _task: object) -> None:

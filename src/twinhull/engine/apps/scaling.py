@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from twinhull.activator.base import Activator
@@ -46,6 +46,7 @@ class Scaler:
     sizing: Sizing
     events: Events
     tasks: Tasks
+    clock: Callable[[], float] = time.time
     decisions: dict[str, tuple[int, Decision]] = field(default_factory=dict)
     """By "APP/SERVICE": instances before the last decision, and the decision."""
     grants: dict[str, Grant] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Scaler:
         while True:
             begun = time.monotonic()
             try:
-                await self.tick(time.time())
+                await self.tick(self.clock())
             except Exception:
                 _log.exception("autoscaler")
             await asyncio.sleep(max(0.0, begun + INTERVAL - time.monotonic()))
@@ -72,14 +73,14 @@ class Scaler:
             if not self._count(subject) and self.activator.waiting(subject.name):
                 self.wake(subject.name)
         wishes = {subject.name: self._decide(subject, now, granted=-1) for subject in subjects}
-        self.grants = self.allowance.admit(subjects, {name: decision.desired for name, decision in wishes.items()})
+        self.grants = self.allowance.admit(subjects, {name: decision.desired for name, decision in wishes.items()}, now)
         for subject in subjects:
             decision, grant = wishes[subject.name], self.grants.get(subject.name)
             if grant is not None and grant.instances < decision.desired:
                 decision = self._decide(subject, now, granted=grant.instances)
             self._tell_budget(subject, grant)
             self._apply(subject, decision, self._reason(decision, grant))
-        for subject, count, reason in self.allowance.evictions(subjects, self.meters.meters):
+        for subject, count, reason in self.allowance.evictions(subjects, self.meters.meters, now):
             self._set(subject, count, reason)
         await self.sizing.look(subjects, self.meters.meters, now)
         for name in self.decisions.keys() - {subject.name for subject in subjects}:
@@ -95,12 +96,12 @@ class Scaler:
 
     def _rouse(self, subject: Subject) -> bool:
         """As many as those who wait need, at least one. Whether something was changed."""
-        now, present = time.time(), self._count(subject)
+        now, present = self.clock(), self._count(subject)
         waiting = self.activator.waiting(subject.name)
         wanted = max(present, bounded(subject.spec, _needed(subject, waiting)), 1)
         if wanted == present:
             return False
-        grant = self.allowance.admit(self.subjects(), {subject.name: wanted}).get(subject.name)
+        grant = self.allowance.admit(self.subjects(), {subject.name: wanted}, now).get(subject.name)
         granted = wanted if grant is None else grant.instances
         self._tell_budget(subject, grant)
         if granted <= present:
@@ -127,15 +128,16 @@ class Scaler:
 
     def used(self, app: App, services: Iterable[str]) -> None:
         """Somebody asked for these services: as good as a request."""
-        now = time.time()
+        now = self.clock()
         for service in services:
             self.meters.of(f"{app.name}/{service}", now).last_used = now
 
     def set_by_hand(self, app: App, counts: Mapping[str, int]) -> None:
         """A person is about to set these numbers: kept for `scale_down_delay` at least, then they are the autoscaler's again."""
         self.used(app, counts)
+        now = self.clock()
         for service, count in counts.items():
-            app.scaling[service] = ScaleMemory(wishes=((time.time(), count),), desired=((time.time(), count),))
+            app.scaling[service] = ScaleMemory(wishes=((now, count),), desired=((now, count),))
 
     # what there is
 
@@ -222,7 +224,7 @@ class Scaler:
         subject = next((each for each in self.subjects() if each.app is app and each.spec.name == service), None)
         if subject is None:
             raise NotFoundError(f"service {service} of application {app.name} is stopped or not active", "twinhull start")
-        now = time.time()
+        now = self.clock()
         meter = self.meters.of(subject.name, now)
         before, decision = self.decisions.get(subject.name) or (self._count(subject), self._decide(subject, now, granted=-1))
         grant = self.grants.get(subject.name)
