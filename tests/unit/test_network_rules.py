@@ -35,18 +35,27 @@ add rule inet t guard ip daddr 127.0.0.0/8 drop
 add rule inet t guard iifname . ip saddr @endpoints return
 add rule inet t guard drop
 """
+INPUT = """\
+add rule inet t input iifname "thx*" jump to_host
+add rule inet t input iifname != "lo" ip daddr @gateway_addresses drop
+add rule inet t input ct status dnat tcp dport @activators accept
+add rule inet t input iifname != "lo" tcp dport @activators reject with tcp reset
+"""
 TO_HOST = """\
 add rule inet t to_host ct original ip daddr 169.254.0.0/16 reject with icmpx type admin-prohibited
 add rule inet t to_host ct state established,related accept
+add rule inet t to_host ASLEEP ct original ip daddr != @gateway_addresses ip saddr . ct original ip daddr @same accept
+add rule inet t to_host ASLEEP ip saddr != @internal accept
+add rule inet t to_host tcp dport @activators reject with tcp reset
 add rule inet t to_host ip saddr @host_access accept
 add rule inet t to_host ct status dnat ip saddr . ct original ip daddr @gateways meta l4proto { tcp, udp } accept
 add rule inet t to_host ip saddr . ip daddr @gateways icmp type echo-request accept
 add rule inet t to_host meta l4proto tcp reject with tcp reset
 add rule inet t to_host reject with icmpx type admin-prohibited
-"""
+""".replace("ASLEEP", "ct status dnat tcp dport @activators")
 
 
-@pytest.mark.parametrize("chain", [FORWARD, GUARD, TO_HOST])
+@pytest.mark.parametrize("chain", [FORWARD, GUARD, INPUT, TO_HOST])
 def test_policy_chains_are_exactly_these(chain: str) -> None:
     name = chain.split()[4]
     lines = [line for line in rules.base("t", "thx").splitlines() if line.startswith(f"add rule inet t {name} ")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from twinhull.network import rules, service
@@ -51,6 +53,17 @@ def test_a_published_port_has_one_too() -> None:
         *(Element("targets", f"{address} . {end}") for address in (ONE, TWO) for end in ("tcp . 80", "udp . 53")),
     }
     assert chains(service.parts(record((ONE, 1)), ports))["port-tcp-8080"] == (f"meta l4proto tcp dnat ip to {ONE}:80",)
+
+
+def test_without_endpoints_connections_go_to_the_activator_and_all_else_is_refused() -> None:
+    ports = (PortMapping(80, 8080),)
+    refused = ("meta l4proto tcp reject with tcp reset", "reject with icmpx type port-unreachable")
+    redirected = ("meta nfproto ipv4 meta l4proto tcp redirect to :4711", *refused)
+    asleep = service.parts(replace(record(), activator=4711), ports)
+    assert chains(asleep) == {f"vip-{VIP}": redirected, "port-tcp-8080": redirected}
+    awake = service.parts(replace(record((ONE, 1)), activator=4711), ports)
+    assert chains(awake) == chains(service.parts(record((ONE, 1)), ports))
+    assert Element("activators", "4711") in asleep & awake, "what was led there just before still arrives"
 
 
 def test_names_lead_to_the_virtual_address_or_to_each_endpoint() -> None:

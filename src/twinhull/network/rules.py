@@ -7,7 +7,7 @@ its virtual addresses and published ports (service.py), to which an element of a
     publish   prerouting, dnat  DNS to the network's resolver; virtual addresses and published ports to their instances
     local     output, dnat      the same for programs on this machine
     forward   forward           within a network: yes. From outside: published ports only. Between networks: no
-    input     input             from an instance to this machine: DNS and ping of its own gateway, nothing else
+    input     input             from an instance to this machine: DNS and ping of its own gateway, services that sleep, nothing else
     leave     postrouting       NAT for what leaves, for 127.0.0.1, and for an instance that calls its own service or published port
 
 Packets of other interfaces pass untouched. The priorities are five before the usual ones, so that this table translates and
@@ -36,6 +36,7 @@ _SETS = {
     "host_access": _SUBNETS,
     "targets": "type ipv4_addr . inet_proto . inet_service",
     "hairpin": "type ipv4_addr . ipv4_addr",
+    "activators": "type inet_service",
 }
 _MAPS = {
     "resolvers": "type ipv4_addr : ipv4_addr . inet_service",
@@ -64,6 +65,8 @@ _PUBLISH = (
 _DNS = f"ip saddr . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport {DNS_PORT} dnat ip to"
 _SERVICES = "ip daddr vmap @services"
 _REFUSE = ("meta l4proto tcp reject with tcp reset", "reject with icmpx type admin-prohibited")
+_ASLEEP = "ct status dnat tcp dport @activators"
+"""What a chain of a service without endpoints has redirected."""
 _METADATA = "ct original ip daddr 169.254.0.0/16 reject with icmpx type admin-prohibited"
 
 
@@ -123,10 +126,19 @@ def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
             *(f"iifname {ours} oifname {ours} {refuse}" for refuse in _REFUSE),
             f"oifname {ours} drop",
         ),
-        "input": (f"iifname {ours} jump to_host", 'iifname != "lo" ip daddr @gateway_addresses drop'),
+        "input": (
+            f"iifname {ours} jump to_host",
+            'iifname != "lo" ip daddr @gateway_addresses drop',
+            f"{_ASLEEP} accept",  # a published port of a service that sleeps
+            'iifname != "lo" tcp dport @activators reject with tcp reset',
+        ),
         "to_host": (
             _METADATA,
             "ct state established,related accept",
+            # To a service that sleeps: as to its instances, by a virtual address of one's own network, or by a published port.
+            f"{_ASLEEP} ct original ip daddr != @gateway_addresses ip saddr . ct original ip daddr @same accept",
+            f"{_ASLEEP} ip saddr != @internal accept",
+            "tcp dport @activators reject with tcp reset",
             "ip saddr @host_access accept",
             "ct status dnat ip saddr . ct original ip daddr @gateways meta l4proto { tcp, udp } accept",  # `publish` sent it to a resolver
             "ip saddr . ip daddr @gateways icmp type echo-request accept",

@@ -2,8 +2,8 @@
 
 Each of its virtual addresses, and each of its published ports, has a chain of its own whose one rule hands the next connection to
 the next endpoint: exact turns, whoever asks. A change of endpoints rewrites that rule in one transaction; connections that
-exist aren't looked at again. Without endpoints the chain refuses at once. On its way to an endpoint a packet passes the same
-forward chain as if it had been sent there, with its sender's address.
+exist aren't looked at again. Without endpoints the chain refuses at once, or leads TCP to the activator. On its way to an
+endpoint a packet passes the same forward chain as if it had been sent there, with its sender's address.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def parts(record: ServiceRecord, ports: Iterable[PortMapping]) -> frozenset[Part
     """All that the service contributes; `ports` with their host ports chosen."""
     found: set[Part] = set()
     for side in record.sides:
-        found |= _side(side) if side.virtual_address else set()
+        found |= _side(side, record.activator) if side.virtual_address else set()
     endpoints = record.sides[0].endpoints if record.sides else ()
     for mapping in ports:
-        found |= _published(mapping, endpoints)
+        found |= _published(mapping, endpoints, record.activator)
     return frozenset(found)
 
 
@@ -84,6 +84,8 @@ def check(record: ServiceRecord, networks: Mapping[str, NetworkRecord]) -> None:
     """Raises UserError unless ids, addresses and weights are such that rules and files can be made of them."""
     if not _ID.fullmatch(record.id):
         raise UserError(f"service id {record.id!r}: must be like APP.SERVICE")
+    if not 0 <= record.activator < 65536:
+        raise UserError(f"service {record.id}: {record.activator} is not a port")
     for side in record.sides:
         network = networks.get(side.network_id)
         if network is None:
@@ -107,12 +109,13 @@ def _check_address(service: str, text: str, network: NetworkRecord) -> None:
         raise UserError(f"service {service}: {text!r} is not an address of network {network.name} ({network.subnet})")
 
 
-def _side(side: ServiceSide) -> set[Part]:
+def _side(side: ServiceSide, activator: int) -> set[Part]:
     chain = f"vip-{side.virtual_address}"
-    return {Chain(chain, _balance(side.endpoints)), Element("services", side.virtual_address, f"goto {chain}")}
+    rules = _balance(side.endpoints) or _stand_in(activator)
+    return {Chain(chain, rules), Element("services", side.virtual_address, f"goto {chain}"), *_let_in(activator)}
 
 
-def _published(mapping: PortMapping, endpoints: Endpoints) -> set[Part]:
+def _published(mapping: PortMapping, endpoints: Endpoints, activator: int) -> set[Part]:
     port = f"{mapping.protocol} . {mapping.host_port}"
     chain = "-".join(filter(None, ("port", mapping.host_ip, mapping.protocol, str(mapping.host_port))))
     way = (
@@ -120,20 +123,30 @@ def _published(mapping: PortMapping, endpoints: Endpoints) -> set[Part]:
         if mapping.host_ip
         else Element("served", port, f"goto {chain}")
     )
-    found: set[Part] = {Chain(chain, _balance(endpoints, mapping)), way}
+    found: set[Part] = {Chain(chain, _balance(endpoints, mapping) or _stand_in(activator)), way, *_let_in(activator)}
     return found | {Element("targets", f"{address} . {mapping.protocol} . {mapping.container_port}") for address, _ in endpoints}
 
 
 def _balance(endpoints: Endpoints, mapping: PortMapping | None = None) -> tuple[str, ...]:
-    """Rules of a chain: to the endpoints by turns, on the same port or the one that is mapped."""
+    """Rules of a chain: to the endpoints by turns, on the same port or the one that is mapped. None without endpoints."""
     round_ = turns(endpoints)
     if not round_:
-        return _NO_ENDPOINTS
+        return ()
     before, after = (f"meta l4proto {mapping.protocol} ", f":{mapping.container_port}") if mapping else ("", "")
     if len(round_) == 1:
         return (f"{before}dnat ip to {round_[0]}{after}",)
     entries = ", ".join(f"{turn} : {address}" for turn, address in enumerate(round_))
     return (f"{before}dnat ip to numgen inc mod {len(round_)} map {{ {entries} }}{after.replace(':', ' : ')}",)
+
+
+def _stand_in(activator: int) -> tuple[str, ...]:
+    """Rules of a chain without endpoints."""
+    return (*((f"meta nfproto ipv4 meta l4proto tcp redirect to :{activator}",) if activator else ()), *_NO_ENDPOINTS)
+
+
+def _let_in(activator: int) -> set[Part]:
+    """Always, so that a connection that was led there just before an endpoint came still arrives."""
+    return {Element("activators", str(activator))} if activator else set()
 
 
 def _addresses(endpoints: Endpoints) -> frozenset[str]:

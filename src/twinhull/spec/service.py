@@ -24,8 +24,12 @@ class ServiceSide:
 
 @dataclass(frozen=True, slots=True)
 class ServiceRecord:
-    """id: "APP.SERVICE". ports: published on this machine, balanced over the endpoints of the first side; host ports chosen."""
+    """id: "APP.SERVICE". ports: published on this machine, balanced over the endpoints of the first side; host ports chosen.
+
+    activator: a TCP port of the daemon's network namespace that takes connections where there are no endpoints; 0: they are refused.
+    """
 
     id: str
     sides: tuple[ServiceSide, ...]
     ports: tuple[PortMapping, ...] = ()
+    activator: int = 0
