@@ -212,7 +212,8 @@ class Balance:
             )
             sides.append(ServiceSide(network.id, address, names, endpoints, own, dnsrr=bool(spec and spec.dnsrr)))
         sides.sort(key=lambda side: self.networks[side.network_id].internal)
-        return ServiceRecord(f"{app.name}.{service}", tuple(sides), self._ports(app.name, service, spec) if sides else ())
+        ports = self._ports(app.name, service, spec) if sides else ()
+        return ServiceRecord(f"{app.name}.{service}", tuple(sides), ports, self.activator.port if spec and may_sleep(app, spec) else 0)
 
     def _ports(self, app: str, service: str, spec: ServiceSpec | None) -> tuple[PortMapping, ...]:
         """With host ports that were chosen before, as long as the rest is the same."""
