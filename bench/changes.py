@@ -1,108 +1,264 @@
-"""Every kind of planned change under a steady load through the gateway, again and again, until enough requests were counted.
+"""Every kind of change under a steady load through the gateway, again and again, until enough requests were counted.
 
-    .venv/bin/python -m bench.changes [--requests 100000] [--rate 500] [--runtime container]
+    .venv/bin/python -m bench.changes [--runtime container|vm|mixed] [--requests 100000] [--rate 400] [--slow-rate 20]
 
-Requests are due at a fixed rate, three of ten on new connections, without a retry (tests/load.py). The changes: configuration, scale up and
-down, isolate to the other hull and back (with --isolate; both hulls must bear the rate), rollback, another application with a route of its
-own (a reload of the gateway), kill -9 of the daemon. Prints how many requests failed, and the 99th percentile of the answers' times while
-nothing changed and while something did. A daemon of its own, in a network namespace of its own. Exit code 1 if a request failed.
+An application of two services, `web` and `api`: of one hull, or (mixed) web a container and api a VM. Requests are due at a fixed
+rate (api: the slow rate), three of ten on new connections, one of twenty a POST, without a retry (tests/load.py); a third stream asks
+web over TLS. Rollouts: another image, another configuration, `isolate` of api to the other hull and back, `rollback`. Other planned
+changes: scale up and down, another application with a route of its own (the gateway reloads), renewal of the certificate (by ACME, from
+Pebble). Accidents: kill -9 of an instance of each service, of the daemon. Prints how many requests failed, apart for planned changes (the
+daemon's death is counted there) and for those that were under way on a killed instance, and the 99th percentile of the answers' times by
+what went on.
+
+A daemon of its own, in a network namespace of its own. Exit code 1 if a request failed that wasn't under way on a killed instance.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import contextlib
+import json
+import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.apps import App, load
+from tests import acme
+from tests.e2e.apps import App, workload
 from tests.harness import Daemon, new_home
 from tests.images.base import archive
 
+from bench import traffic
+from bench.traffic import KILL_DAEMON, KILL_INSTANCE, KINDS, PLANNED, ROLLOUT, STEADY, Change, Stream, Tally, percentile
+
+HULLS = {"container": ("container", "container"), "vm": ("vm", "vm"), "mixed": ("container", "vm")}
+"""Of web and of api."""
 OTHER = {"container": "vm", "vm": "container"}
-_QUIET = 5.0
+RATES = {"container": 400.0, "vm": 20.0, "mixed": 400.0}
+"""Requests a second that two instances of web bear also where VMs are emulated: httpd starts a process for each."""
+NEXT = "busybox:next"
+_QUIET = 4.0
 """Seconds without a change between two rounds, for comparison."""
+_VALIDITY = 12
+"""Seconds that a certificate is good for: from eight on it is due."""
+_PATIENCE = 60.0
+_AT_ONCE = 8
+"""Requests that an instance gets at once, others wait in the gateway: httpd listens with a backlog of nine, and a tenth waits a second."""
+SERVER = """\
+mkdir -p /www/cgi-bin
+page="$TEXT $(cat /version 2>/dev/null || echo first) $(uname -r)"
+printf '%s' "$page" > /www/x
+printf '#!/bin/sh\\nprintf "Status: 200\\\\r\\\\n\\\\r\\\\n%s"\\n' "$page" > /www/cgi-bin/x
+chmod 755 /www/cgi-bin/x
+trap 'exit 0' TERM
+httpd -f -p 8080 -h /www &
+wait
+"""
 
 
-def changes(app: App, other: App, *, isolate: bool) -> list[tuple[str, Callable[[], object]]]:
-    """One round."""
+def compose(hulls: tuple[str, str]) -> str:
+    """The application's file; JSON is YAML."""
 
-    def neighbour() -> None:
-        other.up()
-        other.cli("down", "-v")
+    def service(runtime: str, *routes: Mapping[str, object]) -> dict[str, object]:
+        return {
+            "image": "${IMAGE:-busybox}",
+            "runtime": runtime,
+            "command": ["sh", "-c", SERVER.replace("$", "$$")],
+            "environment": {"TEXT": "${TEXT:-zero}"},
+            "stop_grace_period": "20s",
+            "deploy": {"replicas": 2, "resources": {"limits": {"memory": "96M"}}, "update_config": {"monitor": "2s"}},
+            "x-twinhull": {"route": [{"port": 8080, "max_concurrency": _AT_ONCE, **route} for route in routes]},
+        }
 
-    def accident() -> None:
-        app.daemon.kill()
-        app.daemon.start()
-        app.until_ready()
-
-    moves: list[tuple[str, Callable[[], object]]] = [
-        (f"isolate {runtime}", lambda runtime=runtime: app.cli("isolate", "web", runtime)) for runtime in (OTHER[app.runtime], app.runtime)
-    ]
-    return [
-        ("configuration", lambda: app.up(TEXT="two" if app.env.get("TEXT") == "one" else "one")),
-        ("scale up", lambda: app.cli("scale", "web=4")),
-        ("scale down", lambda: app.cli("scale", "web=2")),
-        *(moves if isolate else []),
-        ("rollback", lambda: app.cli("rollback")),
-        ("gateway reload", neighbour),
-        ("kill -9 of the daemon", accident),
-    ]
+    web, api = hulls
+    services = {
+        "web": service(web, {"host": "web.test"}, {"host": "secure.test", "tls": "acme"}),
+        "api": service(api, {"host": "api.test"}),
+    }
+    return json.dumps({"name": "changes", "services": services})
 
 
-def percentile(values: Iterable[float]) -> float:
-    """The 99th, in milliseconds."""
-    found = sorted(values)
-    return found[int(len(found) * 0.99)] * 1000 if found else 0.0
+@dataclass
+class Scenario:
+    """The changes, and when each was made."""
+
+    app: App
+    other: App
+    hulls: tuple[str, str]
+    made: list[Change] = field(default_factory=list)
+    rounds: int = 0
+
+    def round(self) -> None:
+        """Every change once."""
+        self.rounds += 1
+        before = str(json.loads(self.app.cli("revisions", "--json").text)[0]["number"])
+        home = self.hulls[1]
+        self._do(ROLLOUT, "image", lambda: self.app.up(IMAGE=NEXT))
+        self._do(ROLLOUT, "configuration", lambda: self.app.up(TEXT=f"round-{self.rounds}"))
+        self._do(PLANNED, "scale up", lambda: self.app.cli("scale", "web=4", "api=3"))
+        self._do(PLANNED, "scale down", lambda: self.app.cli("scale", "web=2", "api=2"))
+        for runtime in (OTHER[home], home):
+            self._do(ROLLOUT, f"isolate api {runtime}", lambda runtime=runtime: self.app.cli("isolate", "api", runtime))
+        self._do(ROLLOUT, "rollback", lambda: self.app.cli("rollback", before))
+        self._do(PLANNED, "gateway reload", self._neighbour)
+        self._do(PLANNED, "certificate renewal", self._renewal)
+        for service in ("web", "api"):
+            self._kill(service)
+        self._do(KILL_DAEMON, KILL_DAEMON, self._daemon)
+
+    def _do(self, kind: str, name: str, change: Callable[[], object]) -> None:
+        begin = time.monotonic()
+        change()
+        self._note(Change(kind, name, begin, time.monotonic()))
+
+    def _note(self, change: Change) -> None:
+        self.made.append(change)
+        print(f"  {change.name}: {change.end - change.begin:.1f} s", file=sys.stderr, flush=True)
+
+    def _neighbour(self) -> None:
+        self.other.up()
+        self.other.cli("down", "-v")
+
+    def _renewal(self) -> None:
+        """Whatever changes in the gateway makes it look for certificates that are due."""
+        pem = self.app.daemon.home.state / "gateway/acme/secure.test.pem"
+        before = pem.stat().st_mtime_ns
+        deadline = time.monotonic() + _PATIENCE
+        while pem.stat().st_mtime_ns == before:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the certificate isn't renewed:\n{self.app.daemon.log_tail()}")
+            for count in (3, 2):
+                self.app.cli("scale", f"web={count}")
+
+    def _kill(self, service: str) -> None:
+        found = next(each for each in self.app.view().services if each.name == service)
+        pid = workload(self.app, next(member for member in found.members if member.serving))
+        begin = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        killed = (begin, time.monotonic())
+        self.app.until("missing one", lambda view: not view.settled)
+        self.app.until_ready()
+        self._note(Change(KILL_INSTANCE, f"kill -9 of {service}", begin, time.monotonic(), killed))
+
+    def _daemon(self) -> None:
+        self.app.daemon.kill()
+        self.app.daemon.start()
+        self.app.until_ready()
 
 
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--rate", type=float, default=500.0)
-    parser.add_argument("--runtime", choices=sorted(OTHER), default="container")
-    parser.add_argument("--isolate", action="store_true")
+    parser.add_argument("--rate", type=float, default=0.0, help="of web; the default depends on the hull")
+    parser.add_argument("--slow-rate", type=float, default=20.0, help="of api, and of web over TLS")
+    parser.add_argument("--runtime", choices=sorted(HULLS), default="container")
     options = parser.parse_args()
+    options.rate = options.rate or RATES[options.runtime]
     daemon = Daemon(new_home())
-    with tempfile.TemporaryDirectory(prefix="th-changes-") as folder:
+    with tempfile.TemporaryDirectory(prefix="th-changes-") as folder, contextlib.ExitStack() as last:
+        last.callback(daemon.close)
+        last.enter_context(_authority(daemon, Path(folder)))
+        daemon.start()
+        daemon.cli("image", "load", "-i", str(archive("busybox")))
+        daemon.cli("run", "--name", "maker", "busybox", "sh", "-c", "echo next > /version")
+        daemon.cli("commit", "maker", NEXT)
+        daemon.cli("rm", "maker")
+        return _run(daemon, Path(folder), options)
+
+
+@contextlib.contextmanager
+def _authority(daemon: Daemon, folder: Path) -> Iterator[None]:
+    """Pebble beside the gateway, which the daemon is told of."""
+    commands, directory, root = acme.commands(folder, _VALIDITY)
+    daemon.home.config.mkdir(parents=True, exist_ok=True)
+    lines = ["[vm]", "parked = 0", "[gateway]", f'acme_directory = "{directory}"', f'acme_ca = "{root}"', ""]
+    (daemon.home.config / "config.toml").write_text("\n".join(lines))
+    with (folder / "pebble.log").open("wb") as log:
+        running = [daemon.net.popen(*argv, env=acme.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
         try:
-            daemon.start()
-            daemon.cli("image", "load", "-i", str(archive("busybox")))
-            return _run(daemon, Path(folder), options)
+            yield
         finally:
-            daemon.close()
+            for one in running:
+                one.kill()
+                one.wait()
 
 
 def _run(daemon: Daemon, folder: Path, options: argparse.Namespace) -> int:
-    app = App(daemon, folder, runtime=options.runtime, env={"TEXT": "one"})
+    app = App(daemon, folder, name="changes")
+    app.file.write_text(compose(HULLS[options.runtime]))
     other = App(daemon, folder, name="other")
     app.up()
-    spans: list[tuple[str, float, float]] = []
-    samples = folder / "samples"
-    with load(app, options.rate, samples=samples) as counted:
-        begin = time.monotonic()
-        while (time.monotonic() - begin) * options.rate < options.requests:
-            for name, change in changes(app, other, isolate=options.isolate):
-                started = time.monotonic() - begin
-                change()
-                spans.append((name, started, time.monotonic() - begin))
-                print(f"{spans[-1][2]:7.1f} s  {name}: {spans[-1][2] - started:.1f} s", file=sys.stderr, flush=True)
+    _until_served(daemon)
+    scenario = Scenario(app, other, HULLS[options.runtime])
+    hosts = [("web.test", options.rate, False), ("api.test", options.slow_rate, False), ("secure.test", options.slow_rate, True)]
+    streams = [Stream(daemon, folder, host, rate, tls=tls) for host, rate, tls in hosts]
+    try:
+        goal = time.monotonic() + options.requests / sum(stream.rate for stream in streams)
+        while not scenario.rounds or time.monotonic() < goal:
             time.sleep(_QUIET)
+            scenario.round()
+        time.sleep(_QUIET)
+        ended = {stream.host: stream.end() for stream in streams}
+    finally:
+        for stream in streams:
+            stream.close()
     app.cli("down", "-v")
-    rows = [tuple(map(float, line.split())) for line in samples.read_text().splitlines()]
-    busy = [took for at, took in rows if any(first <= at <= last for _, first, last in spans)]
-    quiet = [took for at, took in rows if not any(first - 1 <= at <= last + 1 for _, first, last in spans)]
-    print(f"{counted.report['requests']} requests, {counted.failed} failed, {len(spans)} changes {counted.report['failures'] or ''}")
-    print(
-        f"p99 {percentile(quiet):.1f} ms while nothing changed (n={len(quiet)}), {percentile(busy):.1f} ms during changes (n={len(busy)})"
-    )
-    if quiet and busy:
-        print(f"medians {statistics.median(quiet) * 1000:.1f} and {statistics.median(busy) * 1000:.1f} ms")
-    return 1 if counted.failed else 0
+    return _report({host: traffic.count(requests, scenario.made) for host, (requests, _) in ended.items()}, scenario, _hulls(ended))
+
+
+def _until_served(daemon: Daemon) -> None:
+    """Until the first certificate is there."""
+    deadline = time.monotonic() + _PATIENCE
+    ask = ("curl", "-sSk", "-m", "5", "--resolve", "secure.test:443:127.0.0.1", "https://secure.test/x")
+    while daemon.net.run(*ask, check=False).code:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no certificate for secure.test:\n{daemon.log_tail()}")
+        time.sleep(0.2)
+
+
+def _hulls(ended: Mapping[str, tuple[object, Mapping[str, int]]]) -> dict[str, Counter[str]]:
+    """Good answers by hull: a page tells the kernel that made it, as its last word."""
+    found = {}
+    for host, (_, bodies) in ended.items():
+        found[host] = Counter[str]()
+        for body, number in bodies.items():
+            found[host]["container" if body.split()[-1:] == [os.uname().release] else "vm"] += number
+    return found
+
+
+def _report(tallies: Mapping[str, Tally], scenario: Scenario, hulls: Mapping[str, Counter[str]]) -> int:
+    kinds = Counter(change.kind for change in scenario.made)
+    print(f"{scenario.rounds} rounds: " + ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS))
+    for host, tally in tallies.items():
+        kept, new = tally.connections["kept"], tally.connections["new"]
+        print(f"{host}: {tally.requests} requests ({kept} on kept connections, {new} on new ones), answered by {dict(hulls[host])}")
+        _latencies(tally)
+    planned = [(host, *each) for host, tally in tallies.items() for each in tally.planned_failed]
+    flight = [each for tally in tallies.values() for each in tally.in_flight]
+    idempotent = sum(each.method != "POST" for each in flight)
+    total = sum(tally.requests for tally in tallies.values())
+    print(f"{total} requests: planned failed {len(planned)}, in-flight failed {len(flight)} ({idempotent} of them idempotent)")
+    _failures(planned)
+    return 1 if planned else 0
+
+
+def _latencies(tally: Tally) -> None:
+    steady = percentile(tally.times.get(STEADY, ()))
+    for name in (STEADY, *KINDS):
+        if values := tally.times.get(name):
+            ratio = f" = {percentile(values) / steady:.2f} x steady" if steady and name != STEADY else ""
+            print(f"  {name}: p50 {percentile(values, 0.5):.1f} ms, p99 {percentile(values):.1f} ms{ratio} (n={len(values)})")
+
+
+def _failures(planned: Sequence[tuple[str, str, traffic.Request]]) -> None:
+    for (host, name, outcome), number in Counter((host, name, request.outcome) for host, name, request in planned).most_common(20):
+        print(f"  failed: {number} x {outcome} at {host} during {name}")
 
 
 if __name__ == "__main__":

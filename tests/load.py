@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class Result:
     failures: list[tuple[float, str]] = field(default_factory=list)
     times: list[tuple[float, float]] = field(default_factory=list)
     bodies: Counter[str] = field(default_factory=Counter)
+    journal: list[tuple[float, float, str, str, str]] = field(default_factory=list)
+    """Of each request: when it began (the machine's monotonic clock), seconds, "new" or "kept", method, status or what went wrong."""
 
 
 class Connection:
@@ -72,8 +75,7 @@ class Load:
         self.result = Result()
         self.idle: list[Connection] = []
         self.begin = time.monotonic()
-        kept = f"GET {options.path} HTTP/1.1\r\nHost: {options.host}\r\n"
-        self.kept, self.once = (kept + "\r\n").encode(), (kept + "Connection: close\r\n\r\n").encode()
+        self.tls = _trusting() if options.tls else None
 
     async def run(self) -> Result:
         """Until told to end; all requests that were begun are waited for."""
@@ -82,7 +84,8 @@ class Load:
             due = self.begin + number / self.options.rate
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            task = asyncio.create_task(self._one(new=(number * self.options.new) % 1 + self.options.new >= 1))
+            method = "POST" if _falls_on(number, self.options.post) else "GET"
+            task = asyncio.create_task(self._one(method, new=_falls_on(number, self.options.new)))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             number += 1
@@ -97,27 +100,56 @@ class Load:
             return True
         return bool(options.seconds) and time.monotonic() - self.begin > options.seconds
 
-    async def _one(self, *, new: bool) -> None:
+    async def _one(self, method: str, *, new: bool) -> None:
         started = time.monotonic()
+        kind = "new" if new else "kept"
         try:
             async with asyncio.timeout(_TIMEOUT):
                 connection = None if new or not self.idle else self.idle.pop()
                 if connection is None:
-                    connection = Connection(*await asyncio.open_connection(self.options.address, self.options.port))
-                status, body, stays = await connection.ask(self.once if new else self.kept)
+                    connection = await self._connect()
+                status, body, stays = await connection.ask(self._head(method, new=new))
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, IndexError) as error:
-            self.result.failures.append((started - self.begin, f"{'new' if new else 'kept'}: {type(error).__name__}: {error}"))
+            outcome = f"{type(error).__name__}: {error}"
+            self.result.failures.append((started - self.begin, f"{kind}: {outcome}"))
+            self.result.journal.append((started, time.monotonic() - started, kind, method, outcome))
             return
+        took = time.monotonic() - started
+        self.result.journal.append((started, took, kind, method, str(status)))
         if stays and not new:
             self.idle.append(connection)
         else:
             connection.close()
         self.result.answers[status] += 1
-        self.result.times.append((started - self.begin, time.monotonic() - started))
+        self.result.times.append((started - self.begin, took))
         if status >= 400:
             self.result.failures.append((started - self.begin, f"status {status}"))
         elif self.options.bodies:
             self.result.bodies[body.decode("latin-1").strip()[:80]] += 1
+
+    async def _connect(self) -> Connection:
+        options = self.options
+        secure = {"ssl": self.tls, "server_hostname": options.host} if self.tls else {}
+        return Connection(*await asyncio.open_connection(options.address, options.port, **secure))
+
+    def _head(self, method: str, *, new: bool) -> bytes:
+        options = self.options
+        lines = [f"{method} {options.post_path if method == 'POST' else options.path} HTTP/1.1", f"Host: {options.host}"]
+        lines += ["Content-Length: 0"] if method == "POST" else []
+        lines += ["Connection: close"] if new else []
+        return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _falls_on(number: int, share: float) -> bool:
+    """Whether the request with this number is one of a share of all, evenly spread."""
+    return (number * share) % 1 + share >= 1
+
+
+def _trusting() -> ssl.SSLContext:
+    """Believes every certificate: what counts is that there is an answer."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def main() -> None:
@@ -128,15 +160,21 @@ def main() -> None:
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--path", default="/")
     parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--new", type=float, default=0.3)
+    parser.add_argument("--new", type=float, default=0.3, help="the share of requests on connections of their own")
+    parser.add_argument("--post", type=float, default=0.0, help="the share of requests that nobody may repeat")
+    parser.add_argument("--post-path", default="/")
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--until", default="")
     parser.add_argument("--bodies", action="store_true")
+    parser.add_argument("--journal", default="", help="write what is known of every request there, a line of JSON each")
     parser.add_argument("--samples", default="", help="write (begin, seconds) of every answer there, a line each")
     options = parser.parse_args()
     result = asyncio.run(Load(options).run())
     if options.samples:
         Path(options.samples).write_text("".join(f"{at:.4f} {took:.6f}\n" for at, took in result.times))
+    if options.journal:
+        Path(options.journal).write_text("".join(json.dumps(row) + "\n" for row in result.journal))
     ordered = sorted(took for _, took in result.times) or [0.0]
     summary = {
         "requests": sum(result.answers.values()) + sum(1 for _, text in result.failures if not text.startswith("status")),

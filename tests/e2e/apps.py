@@ -15,7 +15,7 @@ from typing import Any
 from tests.harness import CommandError, Daemon
 
 from twinhull.client import Client
-from twinhull.engine.apps.base import AppView
+from twinhull.engine.apps.base import AppView, MemberView
 
 PATIENCE = 180.0
 """Seconds for what an application does by itself, emulated guests on a crowded machine included."""
@@ -132,3 +132,24 @@ def load(app: App, rate: float, new: float = 0.3, samples: Path | None = None, p
     finally:
         process.kill()
         process.wait()
+
+
+def workload(app: App, member: MemberView) -> int:
+    """The pid, outside, of an instance's hull or program."""
+    folder = str(app.daemon.home.instance_run(member.id))
+    for entry in sorted(Path("/proc").iterdir()):
+        if entry.name.isdigit():
+            words = command_line(entry) or [""]
+            if member.runtime == "vm" and any(f"guest={folder}" in word for word in words):
+                return int(entry.name)
+            if member.runtime == "container" and words[0].rpartition("/")[2] == "conmon" and member.id in " ".join(words):
+                return int((entry / "task" / entry.name / "children").read_text().split()[0])
+    raise AssertionError(f"no process of {member.name}")
+
+
+def command_line(process: Path) -> list[str]:
+    """A process' words, none when it has gone."""
+    try:
+        return (process / "cmdline").read_text().split("\0")
+    except OSError:
+        return []

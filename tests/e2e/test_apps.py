@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.apps import App, load
+from tests.e2e.apps import App, command_line, load, workload
 from tests.harness import Daemon, new_home
 from tests.images.base import archive
 
@@ -107,27 +107,6 @@ def _back(rollout: object) -> bool:
     return getattr(rollout, "status", "") == "rolled-back"
 
 
-def _workload(app: App) -> int:
-    """The pid, outside, of the first instance's hull or program."""
-    member = app.view().services[0].members[0]
-    folder = str(app.daemon.home.instance_run(member.id))
-    for entry in sorted(Path("/proc").iterdir()):
-        if entry.name.isdigit():
-            words = _words(entry) or [""]
-            if app.runtime == "vm" and any(f"guest={folder}" in word for word in words):
-                return int(entry.name)
-            if app.runtime == "container" and words[0].rpartition("/")[2] == "conmon" and member.id in " ".join(words):
-                return int((entry / "task" / entry.name / "children").read_text().split()[0])
-    raise AssertionError(f"no process of {member.name}")
-
-
-def _words(process: Path) -> list[str]:
-    try:
-        return (process / "cmdline").read_text().split("\0")
-    except OSError:
-        return []
-
-
 def _kill(find: Callable[[App], int]) -> Callable[[App], None]:
     return lambda app: os.kill(find(app), signal.SIGKILL)
 
@@ -140,7 +119,7 @@ def _named(program: str) -> Callable[[App], int]:
         for entry in sorted(Path("/proc").iterdir(), key=lambda path: path.name.zfill(9)):
             if not entry.name.isdigit():
                 continue
-            words = _words(entry)
+            words = command_line(entry)
             if words and words[0].rpartition("/")[2] == program and (home in " ".join(words) or home in _folder(entry)):
                 return int(entry.name)
         raise AssertionError(f"no {program}")
@@ -158,7 +137,11 @@ def _folder(process: Path) -> str:
 def test_accidents_are_healed(app: App) -> None:
     """A program that is killed, a gateway, a resolver; only requests under way to them may fail."""
     app.up()
-    for accident in (_kill(_workload), _kill(_named("haproxy")), _kill(_named("dnsmasq"))):
+    for accident in (
+        _kill(lambda app: workload(app, app.view().services[0].members[0])),
+        _kill(_named("haproxy")),
+        _kill(_named("dnsmasq")),
+    ):
         accident(app)
         time.sleep(0.2)  # until it is noticed, everything looks well
         app.until_ready()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import datetime
-import json
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -17,8 +15,8 @@ import h2.connection
 import h2.events
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from tests import acme
+from tests.acme import self_signed
 from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins, own_home
 from tests.integration.network_lab import own_namespace
 
@@ -38,22 +36,6 @@ def namespace() -> Iterator[None]:
 def home() -> Iterator[Home]:
     with own_home() as made:
         yield made
-
-
-def self_signed(path: Path, *hosts: str) -> None:
-    """A certificate and its key in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0])])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
 
 
 def client(host: str, roots: Path | None, *protocols: str) -> Client:
@@ -101,25 +83,9 @@ async def test_a_certificate_of_ones_own_and_the_way_to_it(home: Home) -> None:
 @contextlib.asynccontextmanager
 async def authority(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """Pebble, which asks the gateway on port 80 for proofs, and a DNS server that leads every name to it: (directory's URL, its root)."""
-    own = folder / "pebble.pem"
-    self_signed(own, "localhost")
-    configuration = {
-        "pebble": {
-            "listenAddress": "127.0.0.1:14000",
-            "managementListenAddress": "127.0.0.1:15000",
-            "certificate": str(own),
-            "privateKey": str(own),
-            "httpPort": 80,
-            "tlsPort": 443,
-        }
-    }
-    (folder / "pebble.json").write_text(json.dumps(configuration))
-    dns = ["pebble-challtestsrv", "-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-dns01", "127.0.0.1:8053"]
-    dns += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", "127.0.0.1:8055"]
-    server = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", "127.0.0.1:8053", "-strict"]
-    environment = {"PATH": "/usr/bin", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    commands, directory, root = acme.commands(folder)
     with (folder / "pebble.log").open("wb") as log:
-        running = [subprocess.Popen(argv, env=environment, stdout=log, stderr=log) for argv in (dns, server)]
+        running = [subprocess.Popen(argv, env=acme.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
     try:
 
         async def ready() -> bool:
@@ -132,7 +98,7 @@ async def authority(folder: Path) -> AsyncIterator[tuple[str, Path]]:
             return True
 
         await eventually(ready)
-        yield "https://localhost:14000/dir", own
+        yield directory, root
     finally:
         for one in running:
             one.kill()
