@@ -25,7 +25,7 @@ WEB = ServiceView("web", "updating", "vm", "shop/web", "1", "f", 3, 2)
 SCALE = ScaleView(
     "shop", "web", 2, 3, 2, 0, 9, "target queue:nats://shop:word@queue/A/b", "a sentence",
     (TargetView("queue:nats://shop:word@queue/A/b", 5.0, 12.0, 13.0, 14.0, 0.5, 3), TargetView("p95", 0.2, note="p95 is missing")),
-    granted=-1,
+    granted=-1, ups=4, downs=3, wakes=2, passed=9, held_seconds=1.5, refused=1,
 )  # fmt: skip
 TRAFFIC = BackendStats("shop/web", 7.0, 4, 1, 1000, 3, 0.25, ())
 SNAPSHOT = Snapshot("1", (AppView("shop", "updating", 4, 0, 0, services=(WEB,)),), (SCALE,), (TRAFFIC,))
@@ -56,6 +56,9 @@ def test_services_with_what_decided_their_number() -> None:
     assert found["twinhull_service_decided_by", (web[0], ("reason", "target queue"), web[1])] == 1
     assert ("twinhull_service_target_value", (*web, ("target", "p95"))) not in found  # nothing is known, so nothing is said
     assert ("twinhull_service_granted_instances", web) not in found
+    assert found["twinhull_service_wakes_total", web] == 2
+    assert found["twinhull_activator_held_seconds_total", web] == 1.5
+    assert [found["twinhull_service_scale_changes_total", (web[0], ("direction", way), web[1])] for way in ("up", "down")] == [4, 3]
     assert found["twinhull_gateway_requests_total", web] == 1000
     assert found["twinhull_gateway_p95_seconds", web] == 0.25
     assert found["process_start_time_seconds", ()] > 0

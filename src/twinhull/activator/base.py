@@ -50,6 +50,15 @@ class Sleeper:
     limit: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one service since the daemon's start: connections handed over, seconds that they were held, and connections refused."""
+
+    passed: int = 0
+    seconds: float = 0.0
+    refused: int = 0
+
+
 class Activator(abc.ABC):
     """One per engine."""
 
@@ -84,6 +93,10 @@ class Activator(abc.ABC):
     @abc.abstractmethod
     def waiting(self, service: str) -> int:
         """Connections that are held."""
+
+    def counts(self, service: str) -> Counts:
+        """What there was so far, for metrics."""
+        return Counts()
 
     @abc.abstractmethod
     def open_connections(self, service: str) -> int:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from twinhull.activator import sockets
-from twinhull.activator.base import Sleeper
+from twinhull.activator.base import Counts, Sleeper
 from twinhull.activator.line import Line
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
@@ -24,6 +24,7 @@ class Desk:
         self.sleeper: Sleeper | None = None
         """None: no service to stand in for (any more, or yet)."""
         self.waiting = 0
+        self.counts = Counts()
         self._line: Line[Waiter] = Line()
         self._wanted = wanted
 
@@ -57,6 +58,16 @@ class Desk:
 
         By the bound, the deadline, because the service went, or because the caller did.
         """
+        begun = asyncio.get_running_loop().time()
+        found = await self._wait(caller, port, hangups)
+        passed, seconds, refused = self.counts.passed, self.counts.seconds, self.counts.refused
+        if found is None:
+            self.counts = Counts(passed, seconds, refused + 1)
+        else:
+            self.counts = Counts(passed + 1, seconds + asyncio.get_running_loop().time() - begun, refused)
+        return found
+
+    async def _wait(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[str, socket.socket] | None:
         if self.sleeper is None or self.waiting >= self.sleeper.queue:
             return None
         self.waiting += 1

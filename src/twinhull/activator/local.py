@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from twinhull.activator import sockets
-from twinhull.activator.base import Activator, Entrance, Sleeper
+from twinhull.activator.base import Activator, Counts, Entrance, Sleeper
 from twinhull.activator.desk import Desk
 from twinhull.home import Home
 
@@ -104,6 +104,11 @@ class LocalActivator(Activator):
         """See `Activator.waiting`."""
         desk = self._desks.get(service)
         return desk.waiting if desk else 0
+
+    def counts(self, service: str) -> Counts:
+        """See `Activator.counts`."""
+        desk = self._desks.get(service)
+        return desk.counts if desk else Counts()
 
     def open_connections(self, service: str) -> int:
         """See `Activator.open_connections`."""

@@ -122,6 +122,13 @@ def _scales(scales: tuple[ScaleView, ...]) -> Iterator[Metric]:
     yield _gauge("twinhull_service_panic", "1: the short window counts.", _SERVICE, [(key, each.panic) for key, each in found])
     yield _gauge("twinhull_service_waiting", "Requests that the activator holds.", _SERVICE, [(key, each.waiting) for key, each in found])
     yield _gauge("twinhull_service_last_used_seconds", "When it was last used.", _SERVICE, [(key, each.last_used) for key, each in found])
+    changes = [((*key, way), float(count)) for key, each in found for way, count in (("up", each.ups), ("down", each.downs))]
+    yield _counter("twinhull_service_scale_changes", "Changes of the number.", (*_SERVICE, "direction"), changes)
+    yield _counter("twinhull_service_wakes", "Changes from zero.", _SERVICE, [(key, each.wakes) for key, each in found])
+    yield _counter("twinhull_activator_passed", "Connections handed over.", _SERVICE, [(key, each.passed) for key, each in found])
+    held = [(key, each.held_seconds) for key, each in found]
+    yield _counter("twinhull_activator_held_seconds", "How long those were held, summed up.", _SERVICE, held)
+    yield _counter("twinhull_activator_refused", "Connections refused.", _SERVICE, [(key, each.refused) for key, each in found])
     granted = [(key, float(each.granted)) for key, each in found if each.granted >= 0]
     yield _gauge("twinhull_service_granted_instances", "What the machine's budget allows.", _SERVICE, granted)
 

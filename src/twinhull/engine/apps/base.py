@@ -181,6 +181,14 @@ class ScaleView:
     """When it is decided anew though nothing happens: a schedule begins or ends. 0: never."""
     cpus: float = 0.0
     memory: int = 0
+    ups: int = 0
+    """Since the daemon's start: how often there were more instances than before, fewer, and some where there were none; connections
+    that the activator handed over, seconds that they were held, connections that it refused."""
+    downs: int = 0
+    wakes: int = 0
+    passed: int = 0
+    held_seconds: float = 0.0
+    refused: int = 0
 
 
 class AppEngine(abc.ABC):

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +51,8 @@ class Scaler:
     decisions: dict[str, tuple[int, Decision]] = field(default_factory=dict)
     """By "APP/SERVICE": instances before the last decision, and the decision."""
     grants: dict[str, Grant] = field(default_factory=dict)
+    _changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """How often a service went up, down, or woke."""
     _told: dict[str, str] = field(default_factory=dict)
     """What was last said about the budget, so that it is said once."""
 
@@ -202,6 +205,8 @@ class Scaler:
         if count == before:
             return
         app.change(autoscaled={**app.wanted.autoscaled, name: count})
+        self._changes[subject.name, "up" if count > before else "down"] += 1
+        self._changes[subject.name, "wake"] += not before
         app.note("scale", name, f"{before} → {count}; {reason}")
         self.events.emit("app", "autoscale", "", app.name, service=name, before=str(before), after=str(count), reason=reason)
         if not count:
@@ -228,7 +233,7 @@ class Scaler:
         meter = self.meters.of(subject.name, now)
         before, decision = self.decisions.get(subject.name) or (self._count(subject), self._decide(subject, now, granted=-1))
         grant = self.grants.get(subject.name)
-        load = self._load(subject, now, -1)
+        load, counts = self._load(subject, now, -1), self.activator.counts(subject.name)
         return ScaleView(
             app=app.name,
             service=service,
@@ -249,6 +254,12 @@ class Scaler:
             wake_at=decision.wake_at,
             cpus=self.sizing.size(subject).cpus,
             memory=self.sizing.size(subject).memory,
+            ups=self._changes[subject.name, "up"],
+            downs=self._changes[subject.name, "down"],
+            wakes=self._changes[subject.name, "wake"],
+            passed=counts.passed,
+            held_seconds=counts.seconds,
+            refused=counts.refused,
         )
 
 
