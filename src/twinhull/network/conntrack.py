@@ -35,6 +35,10 @@ _ORIG_FLAGS, _REPLY_FLAGS = 1, 2
 _BY_SRC, _BY_DST, _BY_PROTO = 1 << 0, 1 << 1, 1 << 3
 _OPEN = range(1, 6)
 """SYN_SENT to CLOSE_WAIT, as in linux/netfilter/nf_conntrack_tcp.h: until both sides have said that they are done."""
+_SYN_SENT = 1
+_SYN_SENT_SECONDS, _PATIENCE = 120.0, 3.0
+"""nf_conntrack_tcp_timeout_syn_sent's default; for how long a SYN without answer counts. Whoever still waits sends another, and whoever
+has given up (a guest that boots loses packets and answers none) would otherwise keep an instance from its end for two minutes."""
 _TIME_WAIT = 7
 _TIME_WAIT_SECONDS = 120.0
 """nf_conntrack_tcp_timeout_time_wait's default; a lower one makes what is over look older."""
@@ -121,7 +125,7 @@ def forget_udp(link: Netlink, stale: Stale) -> int:
 def count_open(link: Netlink, address: str) -> int:
     """How many TCP connections are answered by this address."""
     answered = (body for body in _dump(link, socket.IPPROTO_TCP, answered_by=address) if _address(body, _TUPLE_REPLY, _IP_SRC) == address)
-    return sum(_tcp_state(body) in _OPEN for body in answered)
+    return sum(map(_is_open, answered))
 
 
 def count_led(link: Netlink, address: str) -> tuple[int, float]:
@@ -130,11 +134,9 @@ def count_led(link: Netlink, address: str) -> tuple[int, float]:
     for body in _dump(link, socket.IPPROTO_TCP, answered_by=address):
         if _address(body, _TUPLE_REPLY, _IP_SRC) != address or _address(body, _TUPLE_ORIG, _IP_DST) == address:
             continue
-        state = _tcp_state(body)
-        count += state in _OPEN
-        if state == _TIME_WAIT:
-            left = int.from_bytes(attributes(body, 4).get(_TIMEOUT, b""), "big")
-            age = min(age, max(0.0, _TIME_WAIT_SECONDS - left))
+        count += _is_open(body)
+        if _tcp_state(body) == _TIME_WAIT:
+            age = min(age, max(0.0, _TIME_WAIT_SECONDS - _seconds_left(body)))
     return count, age
 
 
@@ -169,6 +171,15 @@ def _deletion(body: bytes) -> tuple[int, int, bytes]:
     values = attributes(body, 4)
     kept = [attribute(kind, values[kind]) for kind in (_ZONE, _ID) if kind in values]
     return message(_DELETE, 0, _HEADER, attribute(_TUPLE_ORIG | 0x8000, values[_TUPLE_ORIG]), *kept)
+
+
+def _is_open(body: bytes) -> bool:
+    state = _tcp_state(body)
+    return state in _OPEN and (state != _SYN_SENT or _seconds_left(body) > _SYN_SENT_SECONDS - _PATIENCE)
+
+
+def _seconds_left(body: bytes) -> int:
+    return int.from_bytes(attributes(body, 4).get(_TIMEOUT, b""), "big")
 
 
 def _tcp_state(body: bytes) -> int:
