@@ -33,6 +33,7 @@ SHOP = CHECKOUT / "examples" / "shop"
 BASE = ("image", "bootstrap", "debian:bookworm", "--package", "ca-certificates", "--package", "curl", "-t", "localhost/debian:bookworm")
 """What the shop's images are built on."""
 ORDERS = 3
+BURST = ("--rate", "120", "--shape", "step", "--for", "45s")
 PATIENCE = 120.0
 """Seconds until the page must be there; an emulated VM boots in about five."""
 
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def show() -> int:
-    """The whole demonstration; 0 if both hulls served the page and the shop shipped what was ordered."""
+    """The whole demonstration; 0 if both hulls served the page, and the shop shipped what was ordered and stood a burst."""
     _title("The daemon, with all of its things in " + str(HOME))
     port = _gateway_port()
     if _ask("daemon", "status", check=False).returncode != 0:
@@ -196,6 +197,27 @@ def _show_shop(port: int) -> None:
     _type("isolate", "cart", "vm", *shop)
     _buy(port, ORDERS + 1)
     _type("compose", "ps", *shop)
+    _show_burst(shop)
+
+
+def _show_burst(shop: tuple[str, str]) -> None:
+    """Many visitors at once, and how the number of web's instances follows: a line a second, `#` ready, `.` on its way."""
+    _title("A burst of visitors: web follows")
+    words = ("load", "web", *shop, *BURST)
+    print(f"$ twinhull {' '.join(words)}", flush=True)
+    began, last = time.monotonic(), ""
+    with subprocess.Popen([PROGRAM, *words], env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as load:
+        while load.poll() is None:
+            view = json.loads(_ask("scale", "explain", "web", *shop, "--json").stdout)
+            ready, desired = view["ready"], view["desired"]
+            bar = f"{'#' * ready}{'.' * (desired - ready)}"
+            why, last = ("" if view["reason"] == last else view["reason"]), view["reason"]
+            print(f"{time.monotonic() - began:5.0f} s  {ready:2} of {desired:2}  {bar:20}  {why}", flush=True)
+            time.sleep(1)
+        print(load.stdout.read() if load.stdout else "", end="")
+    if load.returncode != 0:
+        raise SystemExit("demo: requests of the burst failed")
+    _type("scale", "explain", "web", *shop)
 
 
 def _prepare_shop() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.e2e.apps import PATIENCE, App
+from tests.e2e.apps import App
 from tests.e2e.shop import Answer, inside
 
 from twinhull.client import Client
@@ -61,7 +61,7 @@ class Elastic(App):
         with Client(str(self.daemon.home.socket)) as client:
             return client.app_scale_explain(self.name, "web")
 
-    def until_web(self, least: int, patience: float = PATIENCE) -> None:
+    def until_web(self, least: int, patience: float = 60.0) -> None:
         """So many instances are ready; 0: none is there any more."""
 
         def holds() -> bool:
