@@ -184,16 +184,19 @@ APART = """
     command: [sleep, "1000"]
     networks: {{default: {{aliases: [twin]}}, back: }}
     stop_signal: KILL
-    secrets: [word]
+    secrets: [word, {{source: outer, target: theirs, mode: 0400}}]
     volumes: [data:/data]
 networks: {{back: {{internal: true}}}}
-secrets: {{word: {{environment: WORD}}}}
+secrets: {{word: {{environment: WORD}}, outer: {{external: true}}}}
 volumes: {{data: }}
 """
 
 
 def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runtime: str, tmp_path: Path) -> None:
     app = App(machine, tmp_path, name="apart", runtime=runtime, more=APART.format(runtime=runtime))
+    missing = app.cli("up", "--wait", check=False, WORD="hidden-42")
+    assert (missing.code, "external secret outer doesn't exist" in missing.err.decode()) == (1, True), missing
+    machine.cli("secret", "create", "outer", "-", stdin=b"hidden-43\n\0")
     app.up(WORD="hidden-42")
     try:
         address = _resolve(app, "both", "web.apart.internal")
@@ -203,15 +206,44 @@ def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runt
         assert _resolve(app, "web", "twin") == _resolve(app, "web", "both")
         assert _resolve(app, "inner", "both") != "" == _resolve(app, "inner", "twin")
         assert app.cli("compose exec", "-T", "both", "cat", "/run/secrets/word").text == "hidden-42"
+        theirs = app.cli("compose exec", "-T", "both", "sh", "-c", "stat -c %a /run/secrets/theirs; cat /run/secrets/theirs")
+        assert theirs.out == b"400\nhidden-43\n\0"
         app.cli("compose exec", "-T", "both", "sh", "-c", "echo kept > /data/x")
         app.cli("compose restart", "both")
         assert app.cli("compose exec", "-T", "both", "cat", "/data/x").text == "kept"
         with open(machine.log) as log:
-            assert "hidden-42" not in log.read()
-        assert "hidden-42" not in machine.cli("inspect", "apart-both-1").text
+            assert "hidden-4" not in log.read()
+        assert "hidden-4" not in machine.cli("inspect", "apart-both-1").text
+        assert machine.cli("secret", "rm", "outer", check=False).code == 1
         assert app.cli("compose run", "--rm", "-T", "--no-deps", "both", "cat", "/data/x").text.strip() == "kept"
+        machine.cli(
+            "run",
+            "-d",
+            "--name",
+            "stranger",
+            "--network",
+            "apart_back",
+            "-v",
+            "apart_data:/x",
+            "--stop-signal",
+            "KILL",
+            "busybox",
+            "sleep",
+            "1000",
+        )
     finally:
-        app.cli("down", "-v")
+        down = app.cli("down", "-v")
+        machine.cli("secret", "rm", "outer")
+    # what others use stays, and they aren't disturbed; everything else has gone
+    assert down.err.decode().splitlines() == [
+        "network apart_back is used by stranger; it stays",
+        "volume apart_data is used by stranger; it stays",
+    ]
+    assert machine.cli("ls", "-q").text == ""
+    assert machine.cli("exec", "stranger", "cat", "/x/x").text == "kept"
+    machine.cli("rm", "-f", "stranger")
+    machine.cli("network", "rm", "apart_back")
+    machine.cli("volume", "rm", "apart_data")
     assert machine.cli("volume", "ls", "-q").text == ""
     assert machine.cli("network", "ls", "--format", "{{.Name}}").lines == ["default"]
 

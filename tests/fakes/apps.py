@@ -31,9 +31,10 @@ class FakeApps(AppEngine):
     async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
         return tuple(Step("Create", f"{name}/1", "fake") for name in spec.services)
 
-    async def down(self, name: str, *, volumes: bool = False) -> None:
+    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
         self._find(name)
         del self.revisions[name]
+        return ()
 
     async def list(self) -> tuple[AppView, ...]:
         return tuple(map(self._view, self.revisions))

@@ -395,9 +395,9 @@ class AsyncClient:
         """As wanted now, without secret values."""
         return await self._call(calls.app_spec(name))
 
-    async def app_down(self, name: str, *, volumes: bool = False) -> None:
-        """Stop and remove everything of it; returns when it is gone."""
-        await self._call(calls.app_down(name, volumes))
+    async def app_down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+        """Stop and remove everything of it; returns when it is gone, with what stays because others use it."""
+        return await self._call(calls.app_down(name, volumes))
 
     def app_watch(self, name: str) -> AsyncGenerator[AppView, None]:
         """The application now and after every change."""

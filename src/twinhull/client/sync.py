@@ -376,9 +376,9 @@ class Client:
         """As wanted now, without secret values."""
         return self._call(calls.app_spec(name))
 
-    def app_down(self, name: str, *, volumes: bool = False) -> None:
-        """Stop and remove everything of it; returns when it is gone."""
-        self._call(calls.app_down(name, volumes))
+    def app_down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+        """Stop and remove everything of it; returns when it is gone, with what stays because others use it."""
+        return self._call(calls.app_down(name, volumes))
 
     def app_watch(self, name: str) -> Generator[AppView, None, None]:
         """The application now and after every change."""

@@ -134,8 +134,10 @@ def down(args: Arguments) -> int:
     """Stop and remove all of it."""
     name = apps.name(args)
     with Client() as client, working(f"removing {name}"):
-        client.app_down(name, volumes=args.switch("volumes"))
+        kept = client.app_down(name, volumes=args.switch("volumes"))
     print(f"{name} is removed" + ("" if args.switch("volumes") else "; its volumes are kept (down -v removes them)"))
+    for each in kept:
+        print(f"{each}; it stays", file=sys.stderr)
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Query
 
-from twinhull.daemon.api.answers import Empty, Events, Json
+from twinhull.daemon.api.answers import Events, Json
 from twinhull.daemon.api.bodies import Route, Strict
 from twinhull.daemon.api.context import ContextDep, EngineDep, Flag, refuse_unknown_query
 from twinhull.engine.apps.base import AppView, RevisionView, ScaleView, Step, UpOptions
@@ -62,11 +62,10 @@ async def spec(engine: EngineDep, name: str) -> Json[AppSpec]:
     return Json(await engine.apps.spec(name))
 
 
-@router.delete("/{name}", response_model=None, status_code=204)
-async def down(engine: EngineDep, name: str, volumes: Flag = False) -> Empty:
-    """Stop and remove everything of it. Answers when it is gone."""
-    await engine.apps.down(name, volumes=volumes)
-    return Empty()
+@router.delete("/{name}", response_model=None)
+async def down(engine: EngineDep, name: str, volumes: Flag = False) -> Json[tuple[str, ...]]:
+    """Stop and remove everything of it. Answers when it is gone: which networks and volumes stay because others use them, and who."""
+    return Json(await engine.apps.down(name, volumes=volumes))
 
 
 @router.get("/{name}/watch", response_model=None)

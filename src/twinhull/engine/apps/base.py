@@ -203,8 +203,8 @@ class AppEngine(abc.ABC):
         """What `up` would do, and why; nothing is changed."""
 
     @abc.abstractmethod
-    async def down(self, name: str, *, volumes: bool = False) -> None:
-        """Stop and remove everything, dependants first; returns when it is gone."""
+    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+        """Stop and remove everything, dependants first; returns when it is gone, with what stays because others use it, and who."""
 
     @abc.abstractmethod
     async def list(self) -> tuple[AppView, ...]: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -17,7 +17,7 @@ from twinhull.engine.base import NetworkSpec
 from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
 from twinhull.engine.snapshots import PORT_LABEL
-from twinhull.errors import NotFoundError, TwinhullError
+from twinhull.errors import ConflictError, NotFoundError, TwinhullError
 from twinhull.instance import logs as logbook
 from twinhull.instance.base import Process
 from twinhull.plan.actions import (
@@ -39,7 +39,7 @@ from twinhull.plan.actions import (
 )
 from twinhull.plan.observed import HookState
 from twinhull.spec.app import APP_LABEL, FINGERPRINT_LABEL, ONE_OFF_LABEL, SERVICE_LABEL, SLOT_LABEL, Hook, ServiceSpec
-from twinhull.spec.instance import InstanceSpec
+from twinhull.spec.instance import InstanceSpec, MountType
 from twinhull.spec.process import merge_environment
 from twinhull.store.apps import AppTable, Member
 from twinhull.volume.base import VolumeSpec
@@ -95,15 +95,22 @@ class Hands:
                 await self.create_network(NetworkSpec(network, wanted.subnet, wanted.internal, labels=labels))
             case RemoveNetwork(network):
                 await self.balance.forget_network(app, network)
-                with contextlib.suppress(NotFoundError):
+                with contextlib.suppress(NotFoundError), _kept(app, action):
                     await self.remove_network(network)
             case CreateVolume(volume):
                 described = app.spec.volumes[volume]
                 labels = {**described.labels, APP_LABEL: app.name}
                 await volumes.ensure(VolumeSpec(volume, described.driver, labels, dict(described.options)))
             case RemoveVolume(volume):
-                with contextlib.suppress(NotFoundError):
+                with contextlib.suppress(NotFoundError), _kept(app, action):
+                    self._refuse_used(volume)
                     await volumes.remove(volume)
+
+    def _refuse_used(self, volume: str) -> None:
+        found = (live.record for live in self.instances.lives.values())
+        users = [each.name for each in found if any((m.type, m.source) == (MountType.VOLUME, volume) for m in each.spec.mounts)]
+        if users:
+            raise ConflictError(f"volume {volume} is used by {', '.join(users)}")
 
     # instances
 
@@ -199,6 +206,16 @@ class Hands:
         log = self.instances.launcher.paths(live.id).log
         lines = [line.data.decode("utf-8", "replace").rstrip() async for line in logbook.read(log, logbook.Selection(0, 0, _LAST_LINES))]
         return "\n".join(f"  {line[:200]}" for line in lines)
+
+
+@contextlib.contextmanager
+def _kept(app: App, action: RemoveNetwork | RemoveVolume) -> Iterator[None]:
+    """What others use stays, as with docker compose: `down` neither fails nor waits for them, it says who they are."""
+    try:
+        yield
+    except ConflictError as error:
+        app.kept[action.key] = error.message
+        app.note("keep", action.key, error.message)
 
 
 def instance_spec(app: str, spec: ServiceSpec, *, name: str = "", slot: int = 0, mark: str = "") -> InstanceSpec:

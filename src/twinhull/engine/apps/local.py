@@ -227,13 +227,15 @@ class LocalApps(AppEngine):
         seen = observe(shadow, self.instances.lives, revision.at, await self.parts(shadow), ({}, {}))
         return tuple(Step(type(each).__name__, each.key, each.reason) for each in preview(desired(shadow), seen, shadow.memory))
 
-    async def down(self, name: str, *, volumes: bool = False) -> None:
+    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
         app = self._find(name)
         app.failed.clear()
+        app.kept.clear()
         app.change(removed=True, remove_volumes=volumes or app.wanted.remove_volumes)
         self.instances.events.emit("app", "down", "", name)
         self._go(app)
         await app.gone.wait()
+        return tuple(sorted(app.kept.values()))
 
     # changes of what is wanted
 
@@ -383,10 +385,11 @@ class LocalApps(AppEngine):
     async def parts(self, app: App) -> tuple[Collection[str], Collection[str]]:
         """Names of the networks and volumes there are, as far as the app has to do with them."""
         volumes = self.instances.launcher.volumes
-        there = {name for name in app.spec.volumes if volumes.exists(name)} if app.revisions else set()
+        there = {name for name in app.spec.volumes if volumes.exists(name) and f"volume:{name}" not in app.kept} if app.revisions else set()
         records = self.balance.networks.values()
         own = {record.name for record in records if record.labels.get(APP_LABEL) == app.name}  # also those that the file no longer names
-        return own | (set(self.networks()) & set(app.spec.networks)), there
+        kept = {key.removeprefix("network:") for key in app.kept}
+        return (own | (set(self.networks()) & set(app.spec.networks))) - kept, there
 
     def _find(self, name: str) -> App:
         try:

@@ -44,6 +44,8 @@ class App:
     answering: dict[str, bool] = field(default_factory=dict)
     probed: dict[str, float] = field(default_factory=dict)
     """By instance id: the start that `answering` is about."""
+    kept: dict[str, str] = field(default_factory=dict)
+    """What `down` leaves because others use it: key of the network or volume → who."""
     settled: bool = False
     trouble: str = ""
     """Why nothing can be led to its services: a port or a route is another's, the gateway can't run."""
