@@ -53,7 +53,7 @@ def _draw(samples: Samples, path: Path, known: Sequence[Row]) -> None:
     figure, panels = pyplot.subplots(len(rows), 1, figsize=(10, 2.2 * len(rows)), squeeze=False, constrained_layout=True)
     for row, panel in zip(rows, panels[:, 0], strict=True):
         found = samples.of(row)
-        panel.boxplot(list(found.values()), vert=False, whis=(1, 99), showfliers=False)
+        panel.boxplot(list(found.values()), orientation="horizontal", whis=(1, 99), showfliers=False)
         panel.set_yticks(range(1, len(found) + 1), [f"{subject} (n={len(values)})" for subject, values in found.items()])
         panel.set_xscale("log")
         panel.set_title(f"{row.name}: {row.start} → {row.end}", fontsize=8, loc="left")
