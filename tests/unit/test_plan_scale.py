@@ -137,6 +137,17 @@ def test_cpu_beside_a_target_that_tells_of_work_lets_an_unused_service_sleep() -
     assert decide(spec, replace(idle, metrics={"rps": steadily(0.0)}), memory).desired == 1, "a missing metric never lowers"
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 2.0])
+def test_a_delay_as_short_as_a_tick_holds_no_longer_than_it_says(delay: float) -> None:
+    spec = replace(QUICK, scale_down_delay=delay)
+    memory, current = ScaleMemory(), 5
+    for tick in range(10):
+        load = replace(rps(steadily(10.0, until=NOW + tick), current), now=NOW + tick)
+        decision = decide(spec, load, memory)
+        memory, current = decision.memory, decision.desired
+    assert current == 1
+
+
 def test_budget_and_max_have_the_last_word_over_min_and_schedule() -> None:
     spec = ScaleSpec(4, 6, RPS, schedules=(Schedule("0 8 * * *", 9, 3600.0),))
     assert decide(spec, rps(steadily(10.0), 4), ScaleMemory()).desired == 6

@@ -28,6 +28,8 @@ INTERVAL = 1.0
 LATENCY_STEP = 1.3
 """By which factor a latency may raise the number at once."""
 _MINUTE = 60.0
+_GAP = 5.0
+"""Seconds without a decision after which nothing is known of the time before."""
 _SHARED = frozenset({"concurrency", "rps", "queue", "query"})
 """Totals, shared by the instances; the others (cpu, memory, p95) are averages over the instances."""
 
@@ -245,7 +247,9 @@ def _panic(known: Sequence[Wish], spec: ScaleSpec, load: Load, memory: ScaleMemo
 def _hold(chain: _Chain, spec: ScaleSpec, load: Load, memory: ScaleMemory) -> ScaleMemory:
     """Down only to the most that was wished within `scale_down_delay`, and not twice within it."""
     since = load.now - spec.scale_down_delay
-    kept = tuple(each for each in memory.wishes if each[0] > since) or ((load.now, load.current),)
+    kept = tuple(each for each in memory.wishes if each[0] > since)
+    if not memory.wishes or memory.wishes[-1][0] <= load.now - max(spec.scale_down_delay, _GAP):
+        kept = ((load.now, load.current),)  # nobody has looked for a while: as if what there is had just been asked for
     memory = replace(memory, wishes=(*kept, (load.now, chain.value)))
     if chain.value >= load.current:
         return memory
