@@ -53,7 +53,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-def waking(home: Home, count: int, method: str = "GET") -> list[asyncio.Task[tuple[int, str, str]]]:
+def waking(count: int, method: str = "GET") -> list[asyncio.Task[tuple[int, str, str]]]:
     """(status, X-Twinhull-Wake, body) of as many requests at once."""
 
     async def one() -> tuple[int, str, str]:
@@ -68,7 +68,7 @@ async def test_two_hundred_at_once_wake_a_service_and_the_next_one_goes_to_it_di
         await gate.apply(backend(stand_in))
         wanted: list[str] = []
         stand_in.on_wanted = wanted.append
-        asked = waking(home, 200, "POST")
+        asked = waking(200, "POST")
         await until(lambda: stand_in.waiting(WEB) == 200)
         assert wanted == [WEB]
         async with origins("a", "b") as (a, b):
@@ -110,6 +110,17 @@ async def test_a_websocket_goes_on_and_counts_as_open(home: Home) -> None:
         await until(lambda: stand_in.open_connections(WEB) == 0)
 
 
+async def test_each_call_of_a_grpc_client_is_held_by_itself(home: Home) -> None:
+    """So that it can go to another instance than the next, and the last one releases the activator."""
+    async with gateway(home) as gate, activator(home) as stand_in:
+        await stand_in.apply([Sleeper(WEB, raw_ports=(PORT,))])
+        await gate.apply(backend(stand_in, protocol="h2c"))
+        asked = waking(2)
+        await until(lambda: stand_in.waiting(WEB) == 2)
+        await stand_in.apply([])
+        assert [status for status, _, _ in await asyncio.gather(*asked)] == [503, 503]
+
+
 @pytest.mark.parametrize("bound", [{"queue": 0}, {"deadline": 0.05}])
 async def test_whoever_can_not_be_held_may_come_again(home: Home, bound: dict[str, float]) -> None:
     async with gateway(home) as gate, activator(home, **bound) as stand_in:
@@ -124,7 +135,7 @@ async def test_who_is_held_by_a_daemon_that_dies_may_come_again(home: Home, meth
     async with gateway(home) as gate:
         async with activator(home) as stand_in:
             await gate.apply(backend(stand_in))
-            asked = waking(home, 3, method)
+            asked = waking(3, method)
             await until(lambda: stand_in.waiting(WEB) == 3)
             doors = stand_in._doors
             stand_in._doors = {}

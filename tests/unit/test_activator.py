@@ -40,13 +40,16 @@ async def activator(where: Home) -> AsyncIterator[LocalActivator]:
 class Instance:
     """Echoes, after its name; `take` may do otherwise."""
 
-    def __init__(self, address: str, take: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, address: str, take: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None, backlog: int = 100
+    ) -> None:
         self.address = address
+        self._backlog = backlog
         self.taken = 0
         self._take = take or self._echo
 
     async def __aenter__(self) -> Instance:
-        self._server = await asyncio.start_server(self._serve, self.address, PORT)
+        self._server = await asyncio.start_server(self._serve, self.address, PORT, backlog=self._backlog)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -225,6 +228,23 @@ async def test_the_next_one_binds_the_sockets_again(where: Home) -> None:
         assert len(list((where.proxy_root / "activator").iterdir())) == 1
     finally:
         await second.close()
+
+
+async def test_only_root_and_the_gateway_get_to_the_sockets(where: Home, activator: LocalActivator) -> None:
+    await activator.apply([Sleeper(WEB, (PORT,))])
+    (door,) = (where.proxy_root / "activator").iterdir()
+    modes = [path.stat().st_mode & 0o777 for path in (where.proxy_root.parent, where.proxy_root, door.parent, door)]
+    assert modes == [0o700, 0o755, 0o755, 0o666]
+
+
+async def test_a_crowd_does_not_overrun_a_short_backlog(where: Home, activator: LocalActivator) -> None:
+    """Beyond it connections are dropped, and this machine would ask again after a second."""
+    await activator.apply([Sleeper(WEB, (PORT,))])
+    calls = [asyncio.create_task(finish(await call(where, activator), b"x")) for _ in range(100)]
+    await until(lambda: activator.waiting(WEB) == 100)
+    async with Instance("127.0.0.21", backlog=2):
+        activator.ready(WEB, ("127.0.0.21",))
+        assert set(await asyncio.gather(*calls)) == {b"127.0.0.21:x"}
 
 
 async def test_the_port_for_the_network_takes_only_what_was_redirected(activator: LocalActivator) -> None:

@@ -13,6 +13,9 @@ from twinhull.activator.line import Line
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 """Seconds between two attempts to reach an instance that refuses: its program may not listen yet."""
+_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.05, 2.0
+"""Seconds for an instance's answer to a connection. Short at first: a program with a short backlog (busybox's has 9) is overrun when a
+crowd is let in, its kernel drops what is too much, and ours would ask again only after a second."""
 
 Waiter = asyncio.Future[str]
 
@@ -88,17 +91,17 @@ class Desk:
         self._turns()
 
     async def _reach(self, port: int) -> tuple[str, socket.socket]:
-        pause = _FIRST_PAUSE
+        pause, patience = _FIRST_PAUSE, _FIRST_PATIENCE
         while True:
             address = await self._turn()
             try:
-                return address, await sockets.dial(address, port)
+                return address, await sockets.dial(address, port, patience)
             except BaseException as error:
                 self.over(address)
                 if not isinstance(error, OSError):
                     raise
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause, patience = min(2 * pause, _LONGEST_PAUSE), min(2 * patience, _LONGEST_PATIENCE)
             if self.sleeper is None:
                 raise ConnectionAbortedError("the service is gone")
 

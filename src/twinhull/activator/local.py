@@ -131,7 +131,8 @@ class LocalActivator(Activator):
         path = self._folder / _file(*key)
         if key in self._doors and path.exists():
             return
-        self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for folder, mode in ((self._folder.parent.parent, 0o700), (self._folder.parent, 0o755), (self._folder, 0o755)):
+            folder.mkdir(mode=mode, parents=True, exist_ok=True)  # whoever comes first, the gateway or this
         listener = sockets.listen_unix(path)
         if key in self._doors:  # the file was removed under it
             self._doors.pop(key)[1].cancel()

@@ -16,8 +16,6 @@ BACKLOG = 4096
 _PART = 64 * 1024
 _SO_ORIGINAL_DST = 80
 """linux/netfilter_ipv4.h: where a connection was going before it was redirected."""
-_DIAL = 2.0
-"""Seconds until an address that doesn't answer at all counts as gone."""
 _DRAIN = 1.0
 """Seconds for the other side to take a refusal before the connection ends under what it is still sending."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
@@ -70,12 +68,12 @@ def destination(connection: socket.socket) -> tuple[str, int] | None:
     return None if found == connection.getsockname() else found
 
 
-async def dial(address: str, port: int) -> socket.socket:
-    """Connected. Raises OSError."""
+async def dial(address: str, port: int, patience: float) -> socket.socket:
+    """Connected. Raises OSError, also when there is no answer after so many seconds."""
     made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         watch(made)
-        async with asyncio.timeout(_DIAL):
+        async with asyncio.timeout(patience):
             await asyncio.get_running_loop().sock_connect(made, (address, port))
         # Between two ports of one machine a connection can meet itself.
         if made.getsockname() == made.getpeername():
