@@ -31,6 +31,7 @@ from twinhull.spec.app import (
     Hook,
     RolloutSpec,
     RouteSpec,
+    ScaleSpec,
     ServiceSpec,
     Strategy,
     UpdateOrder,
@@ -232,6 +233,14 @@ def test_scale_down_takes_what_is_not_ready_then_the_highest_slots() -> None:
 
 
 # rollouts
+
+
+def test_who_wakes_a_service_does_not_wait_for_those_that_were_told_to_end() -> None:
+    ending = up(1, stopped=True, draining_since=NOW - 5, serving=False)
+    busy = frozenset({"web/1"})
+    scaled = one(desired(app(service(scale=ScaleSpec(0, 5)))), ending, busy=busy)
+    assert [(each.slot, each.reason) for each in scaled.actions if isinstance(each, act.Create)] == [(2, "web has 0 of 1")]
+    assert kinds(one(desired(app(service())), ending, busy=busy)) == []  # by hand: it is started again, with what it has written
 
 
 def rolling(spec: ServiceSpec, status: RolloutStatus = RolloutStatus.RUNNING, **values: Any) -> tuple[Desired, dict[str, Memory]]:

@@ -76,8 +76,8 @@ def _gated(scene: Scene) -> bool:
 
 
 def _cast(scene: Scene, restart_at: float, draft: Draft) -> _Roles:
-    doomed = [m for m in scene.current if _doomed(m, restart_at)]
-    coming = [m for m in scene.current if not _doomed(m, restart_at)]
+    doomed = [m for m in scene.current if _doomed(scene, m, restart_at)]
+    coming = [m for m in scene.current if not _doomed(scene, m, restart_at)]
     sick = [m for m in coming if m.at is Condition.SICK]
     mended = in_place(scene.wish)
     sound = coming if mended else [m for m in coming if m.at is not Condition.SICK]
@@ -101,10 +101,15 @@ def _cast(scene: Scene, restart_at: float, draft: Draft) -> _Roles:
     return _Roles(stay + kept_old, go, again, max(0, wanted - len(sound) - waiting))
 
 
-def _doomed(member: Member, restart_at: float) -> bool:
-    """Whether it can't come back: its pre_stop hook has run, and not for a restart."""
+def _doomed(scene: Scene, member: Member, restart_at: float) -> bool:
+    """Whether it can't come back: its pre_stop hook has run, and not for a restart; or, where the load decides, it was told to end.
+
+    Whoever wakes a service doesn't wait until the last of its old instances has ended. Elsewhere one is waited for and started again,
+    so that `stop` and `start` in a hurry keep what it has written.
+    """
     seen = member.seen
-    return seen.state is State.RUNNING and seen.pre_stop is not HookState.NONE and seen.started_at >= restart_at
+    told = seen.pre_stop is not HookState.NONE or (seen.stopped and scene.wish.spec.scale is not None)
+    return seen.state is State.RUNNING and told and seen.started_at >= restart_at
 
 
 def _removal(member: Member) -> tuple[int, int]:
@@ -279,4 +284,5 @@ def _why_make(scene: Scene) -> str:
     under_way = scene.rollout
     if scene.old or under_way is not None:
         return f"update {scene.name} to {scene.goal}"
-    return f"{scene.name} has {len(scene.current)} of {scene.wish.replicas}"
+    there = sum(not (member.seen.stopped and is_up(member.seen.state)) for member in scene.current)
+    return f"{scene.name} has {there} of {scene.wish.replicas}"
