@@ -62,10 +62,15 @@ def test_counts_and_the_timeline() -> None:
     first, second = result.tick(1.0, 2, 1), result.tick(2.0)
     assert (first.rate, first.answered, first.failed, first.open, first.ready) == (5, 2, 2, 1, 1)
     assert (second.rate, second.answered, second.p95, second.desired) == (0, 0, 0, -1)
+    result.finish(2.5)
+    assert len(result.timeline) == 2  # nothing happened since
     summary = result.summary()
     assert summary["failures"] == {"status 503": 1, "broken off": 1}
     assert summary["unfinished"] == 1
     assert [line["at"] for line in summary["timeline"]] == [1.0, 2.0]
+    result.requests += 3
+    result.finish(2.1)
+    assert (result.timeline[-1].at, result.timeline[-1].rate) == (2.1, 3)
     assert summary["p50"] == pytest.approx(0.020, rel=0.01)
 
 

@@ -240,6 +240,7 @@ def test_who_wakes_a_service_does_not_wait_for_those_that_were_told_to_end() -> 
     busy = frozenset({"web/1"})
     scaled = one(desired(app(service(scale=ScaleSpec(0, 5)))), ending, busy=busy)
     assert [(each.slot, each.reason) for each in scaled.actions if isinstance(each, act.Create)] == [(2, "web has 0 of 1")]
+    assert (scaled.standings["web"].ready, scaled.standings["web"].phase) == (0, Phase.STARTING)
     assert kinds(one(desired(app(service())), ending, busy=busy)) == []  # by hand: it is started again, with what it has written
 
 

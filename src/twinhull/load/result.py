@@ -92,11 +92,17 @@ class Result:
     def tick(self, at: float, desired: int = -1, ready: int = -1) -> Second:
         """End a line of the timeline."""
         before, requests, answered, failed = self._told
-        rate = (self.requests - requests) / max(at - before, 1e-9)
+        rate = (self.requests - requests) / max(at - before, 1.0)  # a shorter one, the last, counts as a second
         line = Second(at, rate, self.answered - answered, self.failed - failed, self.open, self._recent.quantile(0.95), desired, ready)
         self.timeline.append(line)
         self._told, self._recent = (at, self.requests, self.answered, self.failed), Histogram()
         return line
+
+    def finish(self, at: float) -> None:
+        """End the last line, if anything happened in it; the instances are as they were."""
+        if self._told[1:] != (self.requests, self.answered, self.failed):
+            before = self.timeline[-1] if self.timeline else None
+            self.tick(at, *((before.desired, before.ready) if before else ()))
 
     def summary(self) -> dict[str, Any]:
         """For programs: counts, seconds, and the timeline."""

@@ -17,7 +17,7 @@ from twinhull.plan.leave import leave, restart
 from twinhull.plan.lifecycle import State, is_up
 from twinhull.plan.observed import HookState, Seen
 from twinhull.plan.rollout import Member
-from twinhull.plan.scene import Scene, available, leaving
+from twinhull.plan.scene import Scene, available, ending, leaving
 from twinhull.spec.app import Strategy
 
 PROOF = 1.0
@@ -108,7 +108,7 @@ def _doomed(scene: Scene, member: Member, restart_at: float) -> bool:
     so that `stop` and `start` in a hurry keep what it has written.
     """
     seen = member.seen
-    told = seen.pre_stop is not HookState.NONE or (seen.stopped and scene.wish.spec.scale is not None)
+    told = seen.pre_stop is not HookState.NONE or (ending(seen) and scene.wish.spec.scale is not None)
     return seen.state is State.RUNNING and told and seen.started_at >= restart_at
 
 
@@ -284,5 +284,5 @@ def _why_make(scene: Scene) -> str:
     under_way = scene.rollout
     if scene.old or under_way is not None:
         return f"update {scene.name} to {scene.goal}"
-    there = sum(not (member.seen.stopped and is_up(member.seen.state)) for member in scene.current)
+    there = sum(not ending(member.seen) for member in scene.current)
     return f"{scene.name} has {there} of {scene.wish.replicas}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twinhull.plan.condition import Condition, in_place
+from twinhull.plan.lifecycle import is_up
 from twinhull.plan.memory import Memory, Rollout, RolloutStatus
 from twinhull.plan.observed import HookState, Seen, Wish
 from twinhull.plan.rollout import Member, active, policy, strategy, target
@@ -79,6 +80,11 @@ def scene(wish: Wish, members: Iterable[Member], memory: Memory) -> Scene:
 def available(member: Member) -> bool:
     """Whether it is capacity: ready, and in the balancers."""
     return member.at is Condition.READY and member.seen.serving
+
+
+def ending(seen: Seen) -> bool:
+    """Whether it was told to end, and hasn't yet."""
+    return seen.stopped and is_up(seen.state)
 
 
 def leaving(seen: Seen) -> bool:

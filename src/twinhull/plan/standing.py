@@ -11,7 +11,7 @@ from twinhull.plan.draft import Draft
 from twinhull.plan.memory import RolloutStatus
 from twinhull.plan.observed import Seen
 from twinhull.plan.rollout import Member
-from twinhull.plan.scene import Scene
+from twinhull.plan.scene import Scene, ending
 
 
 def removed(name: str, instances: Sequence[Seen]) -> Standing:
@@ -26,7 +26,7 @@ def of(scene: Scene, draft: Draft) -> Standing:
         down = not any(teardown.runs(m.seen) for m in scene.members)
         return Standing(scene.name, Phase.STOPPED, 0, 0, down)
     good = (Condition.COMPLETED,) if scene.wish.spec.job else (Condition.READY,)
-    ready = sum(m.at in good for m in scene.members)
+    ready = sum(m.at in good and not ending(m.seen) for m in scene.members)
     quiet = scene.name not in draft.restless
     phase, reason = _phase(scene, draft)
     settled = quiet and scene.rollout is None and phase in (Phase.UP, Phase.COMPLETED, Phase.FAILING)
@@ -42,7 +42,7 @@ def _final(member: Member, now: float) -> bool:
 
 def _phase(scene: Scene, draft: Draft) -> tuple[Phase, str]:
     wanted = scene.wish.replicas
-    satisfied = sum(m.at in SATISFIED for m in scene.current)
+    satisfied = sum(m.at in SATISFIED and not ending(m.seen) for m in scene.current)
     if scene.wish.spec.job and scene.memory.completed == scene.goal:
         return Phase.COMPLETED, ""
     if scene.rollout is not None:

@@ -172,6 +172,7 @@ async def _run(order: Order) -> tuple[Result, bool]:
         showing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await showing
+        found.result.finish(found.elapsed)
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return found.result, stop.is_set()
