@@ -45,6 +45,8 @@ class Wanted:
     """What the autoscaler wants, of services that have one; `scale` is about the others."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
     """What one instance is to have, of services with `auto_resources` once that differs from the file."""
+    snapshots: Mapping[str, str] = field(default_factory=dict)
+    """Keys of the snapshots that the services' guests go on from, so that they can wait for a service that sleeps."""
 
 
 @dataclass(frozen=True, slots=True)

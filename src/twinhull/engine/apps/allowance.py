@@ -13,7 +13,7 @@ from twinhull.engine.live import Live
 from twinhull.instance.vm.qemu import DEFAULT_MEMORY, cpu_count
 from twinhull.plan import budget
 from twinhull.plan.budget import Claim, Grant, Room, Use
-from twinhull.spec.app import APP_LABEL
+from twinhull.spec.app import APP_LABEL, ONE_OFF_LABEL
 from twinhull.spec.instance import Resources, Runtime
 
 RESERVE = 0.04
@@ -61,7 +61,7 @@ class Allowance:
         return found
 
     def _fixed(self, scaled: set[str]) -> list[Claim]:
-        """Services with a fixed number, and instances that belong to no application."""
+        """Services with a fixed number, and instances that belong to none."""
         found = []
         for app in self.apps.values():
             for spec in app.spec.services.values() if app.revisions and not app.wanted.removed else ():
@@ -71,7 +71,7 @@ class Allowance:
                     found.append(Claim(name, _FIXED, count, count, count, *_request(spec.template.resources, spec.template.runtime)))
         for live in self.lives.values():
             spec_of = live.record.spec
-            if live.up and APP_LABEL not in spec_of.labels:
+            if live.up and (APP_LABEL not in spec_of.labels or ONE_OFF_LABEL in spec_of.labels):
                 found.append(Claim(f"instance {live.id}", _FIXED, 1, 1, 1, *_request(spec_of.resources, spec_of.runtime)))
         return found
 

@@ -16,7 +16,7 @@ from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
 from twinhull.engine.snapshots import key
 from twinhull.errors import TwinhullError
-from twinhull.instance.vm.parking import Want, want
+from twinhull.instance.vm.parking import want
 from twinhull.plan.resize import Resize, Size, resize
 from twinhull.spec.app import APP_LABEL, SERVICE_LABEL
 from twinhull.spec.instance import Resources, Runtime
@@ -35,7 +35,6 @@ class Sizing:
 
     instances: Instances
     oom: dict[str, float] = field(default_factory=dict)
-    _warm: dict[str, Want] = field(default_factory=dict)
     _reminded: float = 0.0
 
     def size(self, subject: Subject) -> Size:
@@ -102,24 +101,27 @@ class Sizing:
         self._reminded = now if due else self._reminded
 
     def _learn(self, subject: Subject) -> None:
-        """Of which shape its guests are, as long as there is one to see it by."""
-        launcher = self.instances.launcher
+        """From which snapshot its guests go on, as long as there is one to see it by."""
+        if not (subject.scale.keep_warm and subject.spec.template.snapshot):
+            return
+        app, name, launcher = subject.app, subject.spec.name, self.instances.launcher
         for live in subject.lives[:1]:
-            if live.record.spec.runtime is Runtime.VM and subject.scale.keep_warm:
-                snapshot = ""
-                if live.record.spec.snapshot and launcher.captures.store.has(found := key(live, launcher.contents(live))):
-                    snapshot = found
-                wish = want(live.record.spec.resources, len(live.endpoints), snapshot)
-                if self._warm.get(subject.name) != wish:
-                    self._warm[subject.name] = wish
-                    self.keep_warm(subject)
+            found = key(live, launcher.contents(live)) if live.record.spec.snapshot else ""
+            if found and app.wanted.snapshots.get(name) != found and launcher.captures.store.has(found):
+                app.change(snapshots={**app.wanted.snapshots, name: found})
+                self.keep_warm(subject)
 
     def keep_warm(self, subject: Subject) -> None:
         """Have as many guests wait for it as `keep_warm` says."""
-        wish = self._warm.get(subject.name)
-        if wish is not None:
-            for _ in range(subject.scale.keep_warm):
-                self.instances.launcher.pool.expect(wish)
+        template = subject.spec.template
+        if template.runtime is not Runtime.VM or not subject.scale.keep_warm:
+            return
+        launcher = self.instances.launcher
+        snapshot = subject.app.wanted.snapshots.get(subject.spec.name, "") if template.snapshot else ""
+        known = snapshot if snapshot and launcher.captures.store.has(snapshot) else ""
+        wish = want(sized(template.resources, self.size(subject)), len(template.networks), known)
+        for _ in range(subject.scale.keep_warm):
+            launcher.pool.expect(wish)
 
 
 def sized(resources: Resources, size: Size) -> Resources:

@@ -175,7 +175,7 @@ def awake(wanted: Wanted, spec: AppSpec, services: Collection[str]) -> dict[str,
     for name in services:
         service = spec.services[name]
         if service.scale is not None:
-            found[name] = bounded(service, max(1, found.get(name, 1)))
+            found[name] = bounded(service, max(1, found.get(name, service.replicas)))
     return found
 
 
