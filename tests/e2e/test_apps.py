@@ -186,6 +186,14 @@ APART = """
     stop_signal: KILL
     secrets: [word, {{source: outer, target: theirs, mode: 0400}}]
     volumes: [data:/data]
+  own:
+    image: busybox
+    runtime: {runtime}
+    command: [sleep, "1000"]
+    environment: {{ROUND: "${{ROUND:-1}}"}}
+    volumes: [/state]
+    deploy: {{replicas: 2, update_config: {{parallelism: 2, monitor: 0s}}}}
+    stop_signal: KILL
 networks: {{back: {{internal: true}}}}
 secrets: {{word: {{environment: WORD}}, outer: {{external: true}}}}
 volumes: {{data: }}
@@ -216,6 +224,7 @@ def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runt
         assert "hidden-4" not in machine.cli("inspect", "apart-both-1").text
         assert machine.cli("secret", "rm", "outer", check=False).code == 1
         assert app.cli("compose run", "--rm", "-T", "--no-deps", "both", "cat", "/data/x").text.strip() == "kept"
+        _volumes_and_secrets_follow_revisions(app)
         machine.cli(
             "run",
             "-d",
@@ -246,6 +255,30 @@ def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runt
     machine.cli("volume", "rm", "apart_data")
     assert machine.cli("volume", "ls", "-q").text == ""
     assert machine.cli("network", "ls", "--format", "{{.Name}}").lines == ["default"]
+
+
+def _volumes_and_secrets_follow_revisions(app: App) -> None:
+    """An instance that is replaced hands its slot's anonymous volume on; an external secret changes with `up`, and back with `rollback`."""
+
+    def states() -> list[str]:
+        ask = ("sh", "-c", "cat /state/x 2>/dev/null || echo none")
+        return [app.cli("compose exec", "-T", "--index", str(slot), "own", *ask).text for slot in (1, 2)]
+
+    def theirs() -> str:
+        return str(app.cli("compose exec", "-T", "both", "cat", "/run/secrets/theirs").text)
+
+    for slot in ("1", "2"):
+        app.cli("compose exec", "-T", "--index", slot, "own", "sh", "-c", f"echo {slot} > /state/x")
+    before = {member.id for service in app.view().services for member in service.members if service.name == "own"}
+    app.daemon.cli("secret", "create", "--replace", "outer", "-", stdin=b"other")
+    app.up(ROUND="2")
+    assert before.isdisjoint(member.id for service in app.view().services for member in service.members)
+    assert (states(), theirs()) == (["1", "2"], "other")
+    app.cli("rollback", "1")
+    assert (states(), theirs()) == (["1", "2"], "hidden-43\n\0")
+    app.env["ROUND"] = "3"
+    app.cli("up", "--wait", "-V", "own")
+    assert states() == ["none", "none"]
 
 
 def test_a_killed_daemon_finishes_what_was_begun(machine: Daemon, tmp_path: Path) -> None:

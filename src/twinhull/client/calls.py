@@ -356,7 +356,13 @@ def app_plan(spec: AppSpec, options: UpOptions) -> Call[tuple[Step, ...]]:
 
 
 def _up(options: UpOptions) -> dict[str, Any]:
-    return {"cause": options.cause, "remove_orphans": options.remove_orphans, "service": options.services, "recreate": options.recreate}
+    return {
+        "cause": options.cause,
+        "remove_orphans": options.remove_orphans,
+        "service": options.services,
+        "recreate": options.recreate,
+        "renew_volumes": options.renew_volumes,
+    }
 
 
 def app_view(name: str) -> Call[AppView]:

@@ -222,6 +222,8 @@ class ServiceSpec:
     watch: tuple[WatchRule, ...] = ()
     container_name: str = ""
     attach: bool = True
+    generation: int = 0
+    """Of its anonymous volumes: the revision that began anew with them, 0 the first. The engine's to fill."""
 
     @property
     def stateful(self) -> bool:

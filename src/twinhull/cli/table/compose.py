@@ -42,6 +42,7 @@ COMMANDS = (
             Option("--dry-run", "only show what would be done, and why", kind="switch"),
             Option("--remove-orphans", "remove services that the file no longer has", kind="switch"),
             Option("--force-recreate", "replace instances even if nothing changed", kind="switch"),
+            Option("--renew-anon-volumes", "replacements don't inherit anonymous volumes", short="-V", kind="switch"),
             Option("--scale", "SERVICE=COUNT; repeats", metavar="SERVICE=COUNT", repeat=True),
             _NO_PREFIX,
             JSON._replace(help="with --dry-run or --wait: for programs"),

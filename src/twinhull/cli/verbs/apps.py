@@ -49,7 +49,8 @@ def up(args: Arguments) -> int:
 def _options(args: Arguments, spec: AppSpec) -> UpOptions:
     services = tuple(args.all("service"))
     recreate = (services or tuple(spec.services)) if args.switch("force_recreate") else ()
-    return UpOptions(services=services, recreate=recreate, remove_orphans=args.switch("remove_orphans"))
+    orphans, renew = args.switch("remove_orphans"), args.switch("renew_anon_volumes")
+    return UpOptions(services=services, recreate=recreate, remove_orphans=orphans, renew_volumes=renew)
 
 
 def _scaled(args: Arguments, spec: AppSpec) -> AppSpec:

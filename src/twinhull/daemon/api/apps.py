@@ -21,9 +21,13 @@ Services = Annotated[list[str], Query(default_factory=list, description="repeats
 
 
 async def _options(
-    recreate: Services, service: Services, cause: Annotated[str, Query(max_length=200)] = "up", remove_orphans: Flag = False
+    recreate: Services,
+    service: Services,
+    cause: Annotated[str, Query(max_length=200)] = "up",
+    remove_orphans: Flag = False,
+    renew_volumes: Flag = False,
 ) -> UpOptions:
-    return UpOptions(cause, remove_orphans, tuple(service), tuple(recreate), secrets.token_hex(4))
+    return UpOptions(cause, remove_orphans, tuple(service), tuple(recreate), secrets.token_hex(4), renew_volumes)
 
 
 @router.get("", response_model=None)

@@ -110,13 +110,15 @@ class RevisionView:
 @dataclass(frozen=True, slots=True)
 class UpOptions:
     """cause: for `history`. services: those meant (with their dependencies); empty: all. recreate: services whose instances are
-    replaced even if nothing changed; salt: what makes this time differ from the last."""
+    replaced even if nothing changed; salt: what makes this time differ from the last. renew_volumes: instances that are replaced don't
+    inherit anonymous volumes."""
 
     cause: str = "up"
     remove_orphans: bool = False
     services: tuple[str, ...] = ()
     recreate: tuple[str, ...] = ()
     salt: str = ""
+    renew_volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from twinhull.engine import programs
+from twinhull.engine.apps import anonymous
 from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.sizing import sized
 from twinhull.engine.apps.state import App
@@ -123,11 +124,19 @@ class Hands:
         wanted = instance_spec(app.name, spec, name=name, slot=action.slot, mark=action.fingerprint)
         if (size := app.wanted.sizes.get(action.service)) is not None:
             wanted = replace(wanted, resources=sized(wanted.resources, size))
+        await self._own_volumes(app, spec, action.slot)
         live = await self.instances.create(wanted, image=pin.image_id)
         member = Member(live.id, app.name, action.service, action.slot, action.fingerprint)
         self.table.save_member(member)
         app.members[live.id] = member
         await self.balance.refresh(app)
+
+    async def _own_volumes(self, app: App, spec: ServiceSpec, slot: int) -> None:
+        """The anonymous ones of a slot: there already, if it had an instance before."""
+        own = [mount for mount in spec.template.mounts if anonymous.is_own(mount)]
+        for mount in anonymous.of_slot(own, slot):
+            labels = {APP_LABEL: app.name, **anonymous.labels(spec.name, slot)}
+            await self.instances.launcher.volumes.ensure(VolumeSpec(mount.source, labels=labels))
 
     def _name(self, app: App, spec: ServiceSpec, slot: int) -> str:
         """The container_name of the file, if nobody has it now (the instance that is replaced may)."""
@@ -225,7 +234,8 @@ def instance_spec(app: str, spec: ServiceSpec, *, name: str = "", slot: int = 0,
     if spec.template.snapshot and (port := probed_port(spec)):
         labels[PORT_LABEL] = str(port)
     networks = tuple(replace(attachment, aliases=(), address="") for attachment in spec.template.networks)
-    return replace(spec.template, name=name, labels=labels, networks=networks, ports=())
+    mounts = anonymous.of_slot(spec.template.mounts, slot)
+    return replace(spec.template, name=name, labels=labels, networks=networks, ports=(), mounts=mounts)
 
 
 def probed_port(spec: ServiceSpec) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from twinhull.engine.apps import views
+from twinhull.engine.apps import anonymous, views
 from twinhull.engine.apps.balance import Balance, resolved
 from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.apps.hands import Hands, instance_spec
@@ -31,10 +31,9 @@ from twinhull.spec.app import (
     SERVICE_LABEL,
     SLOT_LABEL,
     AppSpec,
-    AppVolume,
     ServiceSpec,
 )
-from twinhull.spec.instance import FileSpec, InstanceSpec, MountSpec, MountType, RestartPolicy, Runtime
+from twinhull.spec.instance import FileSpec, InstanceSpec, RestartPolicy, Runtime
 from twinhull.spec.process import ImageConfig
 from twinhull.store.apps import AppRow, AppTable, Member, Pin, Revision, Wanted
 
@@ -174,19 +173,19 @@ class LocalApps(AppEngine):
         """Everything that can be wrong with it is said here, before anything is changed."""
         self._check_external(spec)
         salts = self._salts(app, options)
+        number = max((each.number for each in app.revisions), default=0) + 1 if app else 1
         services, pins = {}, {}
         for name, service in spec.services.items():
             self.instances.launcher.refuse_unsupported(service.template)
             image = await self._image(service)
-            config = ImageConfig.parse(image.config)
             found = resolved(service, _tcp_ports(image.config))
-            found = replace(found, template=self._placed(spec, _with_volumes(spec.name, found, config.volumes), store=store))
-            services[name] = found
-            pins[name] = Pin(image.id, salted(found, image.id, salts.get(name, "")))
+            found = replace(found, template=self._placed(spec, found.template, store=store), generation=_generation(app, name))
+            volumes, salt = ImageConfig.parse(image.config).volumes, salts.get(name, "")
+            services[name], pins[name] = _pinned(spec.name, found, image.id, volumes, salt)
+            if options.renew_volumes and app is not None and pins[name] != app.revision.pins.get(name):
+                services[name], pins[name] = _pinned(spec.name, replace(found, generation=number), image.id, volumes, salt)
         complete = replace(spec, services=services, secret_values={}, notes=())
-        complete = replace(complete, volumes={**complete.volumes, **_own_volumes(complete)})
         self.balance.check(complete)
-        number = max((each.number for each in app.revisions), default=0) + 1 if app else 1
         return Revision(spec.name, number, time.time(), options.cause, complete, pins)
 
     async def _image(self, service: ServiceSpec) -> ImageView:
@@ -388,6 +387,8 @@ class LocalApps(AppEngine):
         there = {name for name in app.spec.volumes if volumes.exists(name) and f"volume:{name}" not in app.kept} if app.revisions else set()
         records = self.balance.networks.values()
         own = {record.name for record in records if record.labels.get(APP_LABEL) == app.name}  # also those that the file no longer names
+        if app.wanted.remove_volumes:
+            there |= {view.name for view in await volumes.list() if _is_slots(app, view.labels) and f"volume:{view.name}" not in app.kept}
         kept = {key.removeprefix("network:") for key in app.kept}
         return (own | (set(self.networks()) & set(app.spec.networks))) - kept, there
 
@@ -468,24 +469,18 @@ def _tcp_ports(config: Mapping[str, object]) -> tuple[int, ...]:
     return tuple(int(port) for port, _, protocol in words if port.isdigit() and protocol in ("", "tcp"))
 
 
-def _with_volumes(app: str, service: ServiceSpec, declared: Collection[str]) -> InstanceSpec:
-    """The image's VOLUMEs by names of the app, so that what is in them survives the replacement of the one instance.
-
-    Several instances can't share them: each then has its own, which ends with it.
-    """
-    template = service.template
-    taken = {mount.target for mount in template.mounts}
-    if service.replicas != 1:
-        return template
-    own = tuple(
-        MountSpec(MountType.VOLUME, target, f"{app}_{service.name}_{target.strip('/').replace('/', '-')}")
-        for target in sorted(declared)
-        if target not in taken and target.strip("/")
-    )
-    return replace(template, mounts=(*template.mounts, *own))
+def _generation(app: App | None, service: str) -> int:
+    """Of the anonymous volumes that a service has now."""
+    before = app.spec.services.get(service) if app is not None and app.revisions else None
+    return before.generation if before is not None else 0
 
 
-def _own_volumes(spec: AppSpec) -> dict[str, AppVolume]:
-    """Volumes that the images declare, so that `down -v` knows of them."""
-    named = {mount.source for service in spec.services.values() for mount in service.template.mounts if mount.type is MountType.VOLUME}
-    return {name: AppVolume(name) for name in named if name and name not in spec.volumes}
+def _pinned(app: str, service: ServiceSpec, image: str, declared: Collection[str], salt: str) -> tuple[ServiceSpec, Pin]:
+    """Complete with its volumes. declared: the image's."""
+    complete = replace(service, template=anonymous.named(app, service, declared))
+    return complete, Pin(image, salted(complete, image, salt))
+
+
+def _is_slots(app: App, labels: Mapping[str, str]) -> bool:
+    """Whether a volume with these labels is an anonymous one of an application."""
+    return labels.get(APP_LABEL) == app.name and SLOT_LABEL in labels
