@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from twinhull.errors import TwinhullError, UserError
 from twinhull.metrics import nats, prometheus, redis
 from twinhull.metrics.stream import BODY, LINE, AnswerError, Stream
+from twinhull.plan import scale
+from twinhull.spec.app import ScaleTarget
 from twinhull.spec.source import Source, parse
 
 NATS = parse("queue", "nats://shop:word@queue/SHOP/shipping")
@@ -198,3 +200,7 @@ def test_any_answer_is_a_number_or_refused(start: bytes, tail: bytes) -> None:
                 continue
 
     asyncio.run(ask())
+
+
+def test_what_is_told_of_a_target_has_no_password() -> None:
+    assert scale.key(ScaleTarget("queue", 5, "nats://shop:word@queue/A/b")) == "queue:nats://queue/A/b"

@@ -7,6 +7,7 @@ from typing import Any
 from twinhull.compose import fields
 from twinhull.compose.tree import ComposeError, Map, Seq
 from twinhull.errors import UserError
+from twinhull.spec import source
 from twinhull.spec.app import RolloutSpec, RouteSpec, ScaleSpec, ScaleTarget, Schedule, Strategy
 
 _DURATIONS = ("p95",)
@@ -86,7 +87,12 @@ def scale(extension: Map) -> ScaleSpec | None:
 def _target(targets: Map, kind: str) -> ScaleTarget:
     if kind in _SOURCED:
         entry = targets.sub(kind)
-        return ScaleTarget(kind, fields.number(entry, "value"), fields.text(entry, "source"))
+        text = fields.text(entry, "source")
+        try:
+            source.parse(kind, text)
+        except UserError as error:
+            raise ComposeError(entry.at("source"), error.message, error.hint) from None
+        return ScaleTarget(kind, fields.number(entry, "value"), text)
     read: Any = fields.seconds if kind in _DURATIONS else fields.number
     return ScaleTarget(kind, read(targets, kind))
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from twinhull.plan import schedule
 from twinhull.plan.demand import Reading, Sample, read
 from twinhull.spec.app import ScaleSpec, ScaleTarget
+from twinhull.spec.source import shown
 
 TOLERANCE = 0.1
 """Deviation from the target within which nothing changes (HPA's figure)."""
@@ -121,8 +122,8 @@ class Decision:
 
 
 def key(target: ScaleTarget) -> str:
-    """Under which name a target's samples are kept: "rps", "queue:nats://…"."""
-    return f"{target.kind}:{target.source}" if target.source else target.kind
+    """Under which name a target's samples are kept, and it is shown: "rps", "queue:nats://…", without a password."""
+    return f"{target.kind}:{shown(target.source)}" if target.source else target.kind
 
 
 def decide(spec: ScaleSpec, load: Load, memory: ScaleMemory) -> Decision:

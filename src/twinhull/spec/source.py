@@ -43,6 +43,11 @@ class Source:
         return f"{self.scheme}://{self.host}:{self.port}/{'/'.join(self.path) if self.scheme in ('nats', 'redis') else ''}"
 
 
+def shown(text: str) -> str:
+    """A source without what may be a password, for messages."""
+    return re.sub(r"//[^/]*@", "//", text)
+
+
 def parse(kind: str, text: str) -> Source:
     """kind: queue or query. Raises UserError."""
     hint = _HINTS[kind]
@@ -52,18 +57,13 @@ def parse(kind: str, text: str) -> Source:
     except ValueError as error:
         raise UserError(f"source of a {kind}: {error}", hint) from None
     if _KINDS.get(url.scheme) != kind or not host or re.search(r"[\s\x00-\x1f\x7f]", host):
-        raise UserError(f"source of a {kind}: {_shown(text)} is none", hint)
+        raise UserError(f"source of a {kind}: {shown(text)} is none", hint)
     options = _options(text.partition("?")[2])
     paths = {"nats": _consumer, "redis": _list}
     path = paths[url.scheme](url.path) if url.scheme in paths else (url.path, options.get("query", ""))
     if path is None or (kind == "query" and not path[1]):
-        raise UserError(f"source of a {kind}: {_shown(text)} doesn't say which", hint)
+        raise UserError(f"source of a {kind}: {shown(text)} doesn't say which", hint)
     return Source(url.scheme, host, port, path, unquote(url.username or ""), unquote(url.password or ""), options.get("secret", ""))
-
-
-def _shown(text: str) -> str:
-    """Without what may be a password."""
-    return re.sub(r"//[^/]*@", "//", text)
 
 
 def _options(text: str) -> dict[str, str]:

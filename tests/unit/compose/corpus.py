@@ -307,6 +307,8 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (service("x-twinhull: {scale: {min: 3, max: 2}}"), 4, "less than min"),
     (service("x-twinhull: {scale: {max: 0}}"), 4, "max"),
     (service("x-twinhull: {scale: {target: {cpus: 1}}}"), 4, "did you mean 'cpu'?"),
+    (service("x-twinhull: {scale: {target: {queue: {source: 'nats://q', value: 5}}}}"), 4, "source of a queue: nats://q doesn't say which"),
+    (service("x-twinhull: {scale: {target: {query: {source: 'nats://q/A/b', value: 5}}}}"), 4, "source of a query"),
     (service("x-twinhull: {scale: {schedule: [{cron: '* *', min: 1, duration: 1h}]}}"), 4, "cron"),
     (service("x-twinhull: {scale: {schedule: [{cron: '61 * * * *', min: 1, duration: 1h}]}}"), 4, "Bad minute"),
     (service("x-twinhull: {scale: {schedule: [{cron: '1 * * * *', min: 1, duration: 1h, timezone: Mars}]}}"), 4, "unknown time zone"),

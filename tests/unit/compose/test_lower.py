@@ -362,7 +362,7 @@ def test_extension(app: App) -> None:
         "  scale:",
         "    min: 0",
         "    max: 9",
-        "    target: {p95: 250ms, queue: {source: 'nats://q', value: 5}}",
+        "    target: {p95: 250ms, queue: {source: 'nats://q/S/c', value: 5}}",
         "    schedule: [{cron: '* * * * *', min: 1, duration: 1h}]",
     )
     assert web.routes == (
@@ -372,7 +372,7 @@ def test_extension(app: App) -> None:
         RouteSpec("t.localhost", protocol="tcp", tls="passthrough", port=443, max_concurrency=5),
     )
     assert web.rollout == RolloutSpec(Strategy.CANARY, (5, 50), 60.0)
-    targets = (ScaleTarget("p95", 0.25), ScaleTarget("queue", 5.0, "nats://q"))
+    targets = (ScaleTarget("p95", 0.25), ScaleTarget("queue", 5.0, "nats://q/S/c"))
     assert web.scale == ScaleSpec(0, 9, targets, schedules=(Schedule("* * * * *", 1, 3600.0),))
 
 
