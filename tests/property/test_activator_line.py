@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from twinhull.activator.line import Line
+from twinhull.activator.line import FRESH, Line
 
 ADDRESSES = st.lists(st.sampled_from(["a", "b", "c"]), unique=True, max_size=3)
 
@@ -22,6 +22,7 @@ class Waiting(RuleBasedStateMachine):
         self.next = 0
         self.waiting: list[int] = []
         self.given: list[str] = []
+        self.fresh: list[str] = []
 
     @rule()
     def join(self) -> None:
@@ -45,11 +46,27 @@ class Waiting(RuleBasedStateMachine):
         self.line.addresses, self.line.limit = tuple(addresses), limit
 
     @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        if self.fresh:
+            address = data.draw(st.sampled_from(sorted(self.fresh)))
+            self.line.settle(address)
+            self.fresh.remove(address)
+
+    @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        if self.given:
-            address = data.draw(st.sampled_from(sorted(self.given)))
+        if settled := Counter(self.given) - Counter(self.fresh):
+            address = data.draw(st.sampled_from(sorted(settled)))
             self.line.release(address)
             self.given.remove(address)
+
+    @rule(count=st.integers(0, 20))
+    def crowd(self, count: int) -> None:
+        for _ in range(count):
+            self.join()
+
+    def room(self) -> list[str]:
+        held, fresh = Counter(self.given), Counter(self.fresh)
+        return [each for each in self.line.addresses if fresh[each] < FRESH and not 0 < self.line.limit <= held[each]]
 
     @rule()
     def turns(self) -> None:
@@ -57,18 +74,17 @@ class Waiting(RuleBasedStateMachine):
         while turn := self.line.turn():
             key, address = turn
             assert key == self.waiting.pop(0)
-            assert address in self.line.addresses
-            held = Counter(self.given)
-            assert held[address] == min(held[each] for each in self.line.addresses)
-            assert not self.line.limit or held[address] < self.line.limit
+            held, room = Counter(self.given), self.room()
+            assert address in room
+            assert held[address] == min(held[each] for each in room)
             self.given.append(address)
-        held = Counter(self.given)
-        full = self.line.limit and all(held[each] >= self.line.limit for each in self.line.addresses)
-        assert not self.waiting or not self.line.addresses or full
+            self.fresh.append(address)
+        assert not self.waiting or not self.room()
 
     @invariant()
     def counts(self) -> None:
         assert self.line.held == Counter(self.given)
+        assert self.line.fresh == Counter(self.fresh)
 
 
 TestWaiting = Waiting.TestCase

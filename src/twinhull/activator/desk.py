@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from twinhull.activator import sockets
 from twinhull.activator.base import Counts, Sleeper
@@ -13,11 +14,20 @@ from twinhull.activator.line import Line
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
 """Seconds between two attempts to reach an instance that refuses: its program may not listen yet."""
-_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.05, 2.0
-"""Seconds for an instance's answer to a connection. Short at first: a program with a short backlog (busybox's has 9) is overrun when a
-crowd is let in, its kernel drops what is too much, and ours would ask again only after a second."""
+_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.1, 2.0
+"""Seconds for an instance's kernel to take a connection. Short at first: with a full backlog it says nothing, and ours would ask again
+only after a second."""
 
-Waiter = asyncio.Future[str]
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """A connection that an instance has from here. fresh: see `Line`."""
+
+    address: str
+    fresh: bool = True
+
+
+Waiter = asyncio.Future[Place]
 
 
 class Desk:
@@ -56,8 +66,8 @@ class Desk:
         self._turns()
         self._ask()
 
-    async def put_through(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[str, socket.socket] | None:
-        """An instance's address and a connection to it; `over` is to be told the address at the end. None: refused.
+    async def put_through(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[Place, socket.socket] | None:
+        """A connection to an instance; `settled` is to be told when it isn't fresh any more, `over` at its end. None: refused.
 
         By the bound, the deadline, because the service went, or because the caller did.
         """
@@ -70,7 +80,7 @@ class Desk:
             self.counts = Counts(passed + 1, seconds + asyncio.get_running_loop().time() - begun, refused)
         return found
 
-    async def _wait(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[str, socket.socket] | None:
+    async def _wait(self, caller: socket.socket, port: int, hangups: sockets.Hangups) -> tuple[Place, socket.socket] | None:
         if self.sleeper is None or self.waiting >= self.sleeper.queue:
             return None
         self.waiting += 1
@@ -85,19 +95,27 @@ class Desk:
         finally:
             self.waiting -= 1
 
-    def over(self, address: str) -> None:
-        """A connection to this address has ended."""
-        self._line.release(address)
+    def settled(self, place: Place) -> None:
+        """It is not fresh any more; may be said again."""
+        if place.fresh:
+            place.fresh = False
+            self._line.settle(place.address)
+            self._turns()
+
+    def over(self, place: Place) -> None:
+        """The connection has ended."""
+        self.settled(place)
+        self._line.release(place.address)
         self._turns()
 
-    async def _reach(self, port: int) -> tuple[str, socket.socket]:
+    async def _reach(self, port: int) -> tuple[Place, socket.socket]:
         pause, patience = _FIRST_PAUSE, _FIRST_PATIENCE
         while True:
-            address = await self._turn()
+            place = await self._turn()
             try:
-                return address, await sockets.dial(address, port, patience)
+                return place, await sockets.dial(place.address, port, patience)
             except BaseException as error:
-                self.over(address)
+                self.over(place)
                 if not isinstance(error, OSError):
                     raise
             await asyncio.sleep(pause)
@@ -105,7 +123,7 @@ class Desk:
             if self.sleeper is None:
                 raise ConnectionAbortedError("the service is gone")
 
-    async def _turn(self) -> str:
+    async def _turn(self) -> Place:
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._line.join(waiter)
         self._turns()
@@ -120,10 +138,11 @@ class Desk:
     def _turns(self) -> None:
         while turn := self._line.turn():
             waiter, address = turn
+            place = Place(address)
             if waiter.done():  # cancelled, and about to leave
-                self._line.release(address)
+                self.over(place)
             else:
-                waiter.set_result(address)
+                waiter.set_result(place)
 
     def _ask(self) -> None:
         if self.waiting and not self._line.addresses and self.sleeper is not None:

@@ -26,6 +26,8 @@ _FOLDER = "activator"
 _FULL_PAUSE = 0.5
 _LAST_WORDS = 30.0
 """Seconds for what is under way to a caller, or from it, once it has hung up; as long as the gateway grants."""
+_FRESH = 0.1
+"""Seconds after which an instance that says nothing on a connection will have accepted it."""
 _BODY = b'{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"no instance could take the request in time"}\n'
 _UNAVAILABLE = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/problem+json\r\n"
@@ -204,21 +206,23 @@ class LocalActivator(Activator):
         if found is None:
             await refuse(caller)
             return
-        address, instance = found
+        place, instance = found
+        timer = asyncio.get_running_loop().call_later(_FRESH, desk.settled, place)
         try:
-            await self._pass_on(caller, instance)
+            await self._pass_on(caller, instance, lambda: desk.settled(place))
         finally:
+            timer.cancel()
             instance.close()
-            desk.over(address)
+            desk.over(place)
 
-    async def _pass_on(self, caller: socket.socket, instance: socket.socket) -> None:
+    async def _pass_on(self, caller: socket.socket, instance: socket.socket, heard: Callable[[], None]) -> None:
         """Until it is over. What breaks on one side breaks on the other."""
         assert self._hangups is not None
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as scope:
                 with self._hangups.watching(caller, lambda: sockets.hurry(scope, loop.time() + _LAST_WORDS)):
-                    await sockets.splice(caller, instance)
+                    await sockets.splice(caller, instance, heard)
         except OSError:
             sockets.abort(caller)
             sockets.abort(instance)

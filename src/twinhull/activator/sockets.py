@@ -94,12 +94,13 @@ def watch(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def splice(one: socket.socket, other: socket.socket) -> None:
+async def splice(caller: socket.socket, instance: socket.socket, heard: Callable[[], None]) -> None:
     """Pass bytes both ways until both directions have ended; an end of one direction is passed on by itself.
 
-    What one side doesn't take isn't read from the other. Raises OSError when a side breaks.
+    What one side doesn't take isn't read from the other. `heard` is called when the instance says something, or is done.
+    Raises OSError when a side breaks.
     """
-    ways = [asyncio.ensure_future(_pump(one, other)), asyncio.ensure_future(_pump(other, one))]
+    ways = [asyncio.ensure_future(_pump(caller, instance)), asyncio.ensure_future(_pump(instance, caller, heard))]
     try:
         await asyncio.gather(*ways)
     finally:
@@ -108,11 +109,13 @@ async def splice(one: socket.socket, other: socket.socket) -> None:
         await asyncio.gather(*ways, return_exceptions=True)
 
 
-async def _pump(source: socket.socket, sink: socket.socket) -> None:
+async def _pump(source: socket.socket, sink: socket.socket, heard: Callable[[], None] = lambda: None) -> None:
     loop = asyncio.get_running_loop()
     part = memoryview(bytearray(_PART))
     while count := await loop.sock_recv_into(source, part):
+        heard()
         await loop.sock_sendall(sink, part[:count])
+    heard()
     sink.shutdown(socket.SHUT_WR)
 
 
