@@ -239,7 +239,7 @@ name: compared
 services:
   web:
     image: busybox
-    command: [sh, -c, "until wget -qO /page http://db:8000/x; do :; done; [ ! -e /data/mark ] && touch /data/mark && {serve}"]
+    command: [sh, -c, "until wget -qO /page http://db:8000/x; do sleep 0.1; done; [ ! -e /data/mark ] && touch /data/mark && {serve}"]
     volumes: ["data:/data"]
     secrets: [token]
     environment: {{PASSWORD: hunter2}}
@@ -252,7 +252,7 @@ services:
 volumes: {{data: {{}}}}
 secrets: {{token: {{environment: TOKEN}}}}
 """
-SERVE = "mkdir /srv && cat /page /run/secrets/token >/srv/index.html && exec httpd -f -p 8080 -h /srv"
+SERVE = "mkdir -p /srv && cat /page /run/secrets/token >/srv/index.html && exec httpd -f -p 8080 -h /srv"
 """A copy that got the running one's volume would end, as would one that can't reach the database."""
 
 
