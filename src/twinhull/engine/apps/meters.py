@@ -34,7 +34,8 @@ _STATS_SECONDS = 1.0
 _SHORTEST = 0.5
 """Seconds between two looks below which a rate says too little."""
 _SELDOM = 5.0
-"""Seconds between two questions to the kernel's flows for a service that the gateway sees; each walks through its whole table."""
+"""Seconds between two questions of which no target needs the answer: what is open beside the gateway (each walks through the kernel's
+whole table of flows), and what the instances use (a guest has to answer)."""
 
 Read = Callable[[App, ScaleTarget], Awaitable[float]]
 """The value of a queue or a query. Raises TwinhullError and OSError."""
@@ -73,6 +74,7 @@ class Meter:
     led: int = 0
     """Connections that its virtual addresses and published ports lead to it now."""
     led_at: float = 0.0
+    inside_at: float = 0.0
     spent: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Instance id → (time, CPU nanoseconds) at the last look."""
     reading: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -135,7 +137,8 @@ class Meters:
 
     async def _flows(self, subject: Subject, meter: Meter, now: float) -> None:
         """Connections that don't come through the gateway."""
-        if subject.spec.routes and now - meter.led_at < _SELDOM:
+        counted = not subject.spec.routes and _wants(subject, "concurrency")
+        if now - meter.led_at < (INTERVAL / 2 if counted else _SELDOM) or not (counted or not subject.scale.min):
             return
         addresses = [endpoint.address for live in subject.lives for endpoint in live.endpoints]
         try:
@@ -193,6 +196,10 @@ class Meters:
 
     async def _inside(self, subject: Subject, meter: Meter, now: float) -> None:
         """CPU and memory, in percent of what an instance has: averages over the instances."""
+        wanted = subject.scale.auto_resources or _wants(subject, "cpu", "memory")
+        if now - meter.inside_at < (0 if wanted else _SELDOM):
+            return
+        meter.inside_at = now
         running = [live for live in subject.lives if live.record.state is State.RUNNING and live.instance is not None]
         found = await asyncio.gather(*(_stats(live) for live in running))
         known = [(live, stats) for live, stats in zip(running, found, strict=True) if stats is not None]
@@ -245,6 +252,10 @@ class Meters:
 
 def _read(meter: Meter, name: str, _task: object) -> None:
     meter.reading.pop(name, None)
+
+
+def _wants(subject: Subject, *kinds: str) -> bool:
+    return any(target.kind in kinds for target in subject.scale.targets)
 
 
 async def _stats(live: Live) -> Stats | None:
