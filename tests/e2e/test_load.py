@@ -45,9 +45,12 @@ def ended(process: subprocess.Popen[bytes], code: int) -> str:
 
 
 def metrics(daemon: Daemon) -> dict[tuple[str, str, str], float]:
-    """Samples with a service, by name, service and instance."""
+    """Samples with a service, by name, service and instance; Prometheus' own tool has nothing against the text."""
     with http.Connection(target.Target(socket=str(daemon.home.socket))).exchange("GET", "/v1/metrics", None) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
+        text = answer.read()
+    lint = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (lint.returncode, lint.stdout, lint.stderr) == (0, b"", b"")
+    families = list(text_string_to_metric_families(text.decode()))
     samples = [each for family in families for each in family.samples if each.labels.get("app") == "loaded"]
     return {(each.name, each.labels.get("service", ""), each.labels.get("instance", "")): each.value for each in samples}
 
