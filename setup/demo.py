@@ -33,7 +33,8 @@ SHOP = CHECKOUT / "examples" / "shop"
 BASE = ("image", "bootstrap", "debian:bookworm", "--package", "ca-certificates", "--package", "curl", "-t", "localhost/debian:bookworm")
 """What the shop's images are built on."""
 ORDERS = 3
-BURST = ("--rate", "120", "--shape", "step", "--for", "45s")
+BURST = ("--path", "/static/style.css", "--rate", "120", "--shape", "step", "--for", "45s")
+"""Of `twinhull load`: five instances of web, and little for the machine to compute."""
 PATIENCE = 120.0
 """Seconds until the page must be there; an emulated VM boots in about five."""
 
