@@ -184,6 +184,7 @@ APART = """
     command: [sleep, "1000"]
     networks: {{default: {{aliases: [twin]}}, back: }}
     stop_signal: KILL
+    deploy: {{update_config: {{monitor: 500ms}}, rollback_config: {{monitor: 500ms}}}}
     secrets: [word, {{source: outer, target: theirs, mode: 0400}}]
     volumes: [data:/data]
   own:
@@ -192,7 +193,7 @@ APART = """
     command: [sleep, "1000"]
     environment: {{ROUND: "${{ROUND:-1}}"}}
     volumes: [/state]
-    deploy: {{replicas: 2, update_config: {{parallelism: 2, monitor: 0s}}}}
+    deploy: {{replicas: 2, update_config: {{parallelism: 2, monitor: 500ms}}}}
     stop_signal: KILL
 networks: {{back: {{internal: true}}}}
 secrets: {{word: {{environment: WORD}}, outer: {{external: true}}}}
