@@ -20,7 +20,7 @@ from twinhull.gateway.base import Backend, BackendStats, Gateway, Server
 from twinhull.network import addresses
 from twinhull.network.host import NetworkHost
 from twinhull.plan.actions import Drain, Serve
-from twinhull.plan.lifecycle import is_up
+from twinhull.plan.lifecycle import State, is_up
 from twinhull.spec.app import AppSpec, RouteSpec, ServiceSpec
 from twinhull.spec.instance import PortMapping
 from twinhull.spec.network import NetworkRecord
@@ -82,7 +82,7 @@ class Balance:
 
     async def refresh(self, app: App) -> None:
         """Make the services of an app lead to the members that serve now. Raises ConflictError for a port or route that another has."""
-        self._tell_activator(app)  # first: who waits goes to the instance itself
+        self.tell_activator(app)  # first: who waits goes to the instance itself
         async with self._leading:
             for name in self._names(app):
                 await self._lead(app, name)
@@ -94,7 +94,7 @@ class Balance:
     async def begin(self) -> None:
         """After a start: the activator and the gateway learn what there is."""
         for app in self.apps.values():
-            self._tell_activator(app)
+            self.tell_activator(app)
         async with self._leading:
             await self._stand_in()
         await self.route()
@@ -112,10 +112,23 @@ class Balance:
             await self.activator.apply(found)
             self._asleep = tuple(found)
 
-    def _tell_activator(self, app: App) -> None:
+    def tell_activator(self, app: App) -> None:
+        """Who serves; while nobody does, who has just begun: the activator calls until somebody listens, as a probe would."""
         for spec in app.spec.services.values():
             if spec.scale is not None:
-                self.activator.ready(f"{app.name}/{spec.name}", tuple(self._serving(app, spec.name)))
+                serving = tuple(self._serving(app, spec.name)) or tuple(self._beginning(app, spec))
+                self.activator.ready(f"{app.name}/{spec.name}", serving)
+
+    def _beginning(self, app: App, spec: ServiceSpec) -> Iterator[str]:
+        """Addresses of new instances of which nothing more is to be known than that they listen."""
+        pin = app.revision.pins.get(spec.name)
+        for member in app.members.values():
+            live, state = self.lives.get(member.instance_id), member.state
+            wanted = member.service == spec.name and pin is not None and member.fingerprint == pin.fingerprint
+            if not wanted or live is None or live.record.state is not State.RUNNING or not live.endpoints:
+                continue
+            if live.health.status == "none" and not (spec.post_start or state.draining_since or state.stopped):
+                yield live.endpoints[0].address
 
     def _serving(self, app: App, service: str) -> Iterator[str]:
         """Addresses of the instances that take new connections."""

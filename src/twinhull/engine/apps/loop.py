@@ -21,6 +21,7 @@ from twinhull.plan.actions import Action, Drain, Plan, Serve, Tell
 from twinhull.plan.lifecycle import State
 from twinhull.plan.memory import UNDER_WAY
 from twinhull.plan.observed import Failure, Observed
+from twinhull.spec.app import SERVICE_LABEL
 
 _log = logging.getLogger(__name__)
 _PROBE_FIRST, _PROBE_EVERY = 0.002, 0.05
@@ -154,11 +155,14 @@ class Loop:
             port = probed_port(found[0]) if found else 0
             if port and live.endpoints:
                 app.answering[live.id] = False
+                self.balance.tell_activator(app)
                 self.tasks.spawn(f"probe {live.record.name}", self._probe(app, live, port))
 
     async def _probe(self, app: App, live: Live, port: int) -> None:
         """Until it answers or doesn't run any more."""
         started, pause = live.record.started_at, _PROBE_FIRST
+        if self.balance.activator.waiting(f"{app.name}/{live.record.spec.labels.get(SERVICE_LABEL, '')}"):
+            await asyncio.sleep(_PROBE_EVERY)  # the first request is on its way, and shall not wait for a probe
         while live.record.state is State.RUNNING and app.probed.get(live.id) == started:
             if await answers(live.endpoints[0].address, port):
                 if app.probed.get(live.id) == started:
