@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from tests.fakes.server import Server, serving
 
 from twinhull import home as homes
-from twinhull.client import AsyncClient, Client, thin
+from twinhull.client import AsyncClient, Client, http, thin
 from twinhull.client.problems import UnreachableError
 from twinhull.client.target import Target
 from twinhull.daemon import auth, serve
@@ -224,6 +224,16 @@ def test_the_host_header_must_name_us(host: str, status: int) -> None:
 )
 def test_the_authorization_header(header: str, status: int) -> None:
     assert _through_gate({"host": "localhost", "authorization": header}) == status
+
+
+@pytest.mark.parametrize(("token", "status"), [("wrong-horse-battery-staple", 401), (TOKEN, 200)])
+def test_metrics_need_the_token_like_everything(
+    remote: tuple[Server, int], certificate: tuple[Path, Path], token: str, status: int
+) -> None:
+    _, port = remote
+    there = Target(host="localhost", port=port, token=token, ca=str(certificate[0]))
+    with http.Connection(there).exchange("GET", "/v1/metrics", None) as answer:
+        assert answer.status == status
 
 
 def test_a_name_from_the_configuration() -> None:
