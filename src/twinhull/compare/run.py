@@ -162,7 +162,7 @@ class Runner:
 
     def _plan(self, measure: Measure) -> Planned:
         names = tuple(one.name for one in self._subjects.values() if isinstance(one, Hull) or not measure.hulls_only)
-        rounds = self.run.rounds if self.run.rounds and measure.rounds(self.run.profile) > 1 else measure.rounds(self.run.profile)
+        rounds = self.run.rounds if self.run.rounds and measure.metrics else measure.rounds(self.run.profile)
         return Planned(measure.name, rounds, measure.warm_up, names, measure.seconds(self.run.profile), measure.stage)
 
     def results(self) -> Results:
