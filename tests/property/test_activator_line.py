@@ -41,6 +41,10 @@ class Waiting(RuleBasedStateMachine):
         assert list(self.line.clear()) == self.waiting
         self.waiting = []
 
+    @rule(addresses=ADDRESSES)
+    def refuse(self, addresses: list[str]) -> None:
+        self.line.cold = set(addresses)
+
     @rule(addresses=ADDRESSES, limit=st.integers(0, 3))
     def change(self, addresses: list[str], limit: int) -> None:
         self.line.addresses, self.line.limit = tuple(addresses), limit
@@ -66,7 +70,8 @@ class Waiting(RuleBasedStateMachine):
 
     def room(self) -> list[str]:
         held, fresh = Counter(self.given), Counter(self.fresh)
-        return [each for each in self.line.addresses if fresh[each] < FRESH and not 0 < self.line.limit <= held[each]]
+        most = {each: 1 if each in self.line.cold else FRESH for each in self.line.addresses}
+        return [each for each in self.line.addresses if fresh[each] < most[each] and not 0 < self.line.limit <= held[each]]
 
     @rule()
     def turns(self) -> None:

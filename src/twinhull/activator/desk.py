@@ -12,9 +12,10 @@ from twinhull.activator import sockets
 from twinhull.activator.base import Counts, Sleeper
 from twinhull.activator.line import Line
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
-"""Seconds between two attempts to reach an instance that refuses: its program may not listen yet."""
-_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.1, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.005, 0.05, 1.2
+"""Seconds between two attempts to reach an instance that refuses, because its program doesn't listen yet. They grow slowly: whoever has
+waited for long waits a seventh longer than needed."""
+_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.1, 1.0
 """Seconds for an instance's kernel to take a connection. Short at first: with a full backlog it says nothing, and ours would ask again
 only after a second."""
 
@@ -63,6 +64,7 @@ class Desk:
     def ready(self, addresses: tuple[str, ...]) -> None:
         """Who serves now."""
         self._line.addresses = addresses
+        self._line.cold &= set(addresses)
         self._turns()
         self._ask()
 
@@ -113,13 +115,21 @@ class Desk:
         while True:
             place = await self._turn()
             try:
-                return place, await sockets.dial(place.address, port, patience)
-            except BaseException as error:
+                made = await sockets.dial(place.address, port, patience)
+            except OSError:
+                self._line.cold.add(place.address)
+                try:
+                    await asyncio.sleep(pause)
+                finally:
+                    self.over(place)
+            except BaseException:
                 self.over(place)
-                if not isinstance(error, OSError):
-                    raise
-            await asyncio.sleep(pause)
-            pause, patience = min(2 * pause, _LONGEST_PAUSE), min(2 * patience, _LONGEST_PATIENCE)
+                raise
+            else:
+                self._line.cold.discard(place.address)
+                self._turns()
+                return place, made
+            pause, patience = min(_GROWTH * pause, _LONGEST_PAUSE), min(2 * patience, _LONGEST_PATIENCE)
             if self.sleeper is None:
                 raise ConnectionAbortedError("the service is gone")
 

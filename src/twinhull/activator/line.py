@@ -24,6 +24,8 @@ class Line(Generic[K]):
         """Address → connections that it has from here."""
         self.fresh: Counter[str] = Counter()
         """Address → how many of these are fresh."""
+        self.cold: set[str] = set()
+        """Addresses that refused last: one connection at a time tries whether they still do."""
         self._waiting: dict[K, None] = {}
 
     def join(self, key: K) -> None:
@@ -50,7 +52,7 @@ class Line(Generic[K]):
 
     def turn(self) -> tuple[K, str] | None:
         """Who is next, and where to; None while there is nobody, or no room."""
-        free = [each for each in self.addresses if self.fresh[each] < FRESH and not (self.limit and self.held[each] >= self.limit)]
+        free = [each for each in self.addresses if self._has_room(each)]
         if not self._waiting or not free:
             return None
         address = min(free, key=lambda each: self.held[each])
@@ -59,6 +61,10 @@ class Line(Generic[K]):
         self.held[address] += 1
         self.fresh[address] += 1
         return key, address
+
+    def _has_room(self, address: str) -> bool:
+        full = self.limit and self.held[address] >= self.limit
+        return not full and self.fresh[address] < (1 if address in self.cold else FRESH)
 
 
 def _less(counter: Counter[str], key: str) -> None:
