@@ -31,12 +31,16 @@ _PAUSE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """status 0: none came. seconds: from the request to the first byte of the answer. wake: the header's milliseconds, 0 without."""
+    """status 0: none came, or not all of it (`trouble`). seconds: from the request to the first byte of the answer.
+
+    wake: the header's milliseconds, 0 without.
+    """
 
     status: int
     seconds: float
     wake: float = 0.0
     retry_after: str = ""
+    trouble: str = ""
 
 
 def request(name: str) -> Response:
@@ -48,8 +52,8 @@ def request(name: str) -> Response:
             answer = connection.getresponse()
             seconds = time.perf_counter() - start
             answer.read()
-        except (OSError, http.client.HTTPException):
-            return Response(0, time.perf_counter() - start)
+        except (OSError, http.client.HTTPException) as error:
+            return Response(0, time.perf_counter() - start, trouble=repr(error))
     return Response(answer.status, seconds, float(answer.headers["X-Twinhull-Wake"] or 0), answer.headers["Retry-After"] or "")
 
 

@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.waking [--only ROW]… [--rounds 20] [--cycles 20] [--hull container] [--out build/bench] [--seed 1]
 
 (bench/elastic.py is the simulation of the decisions alone.) Rows: zero, crowd, step, spike, cycles, kill. One daemon in a network
-namespace of its own; busybox's web server as a container, and as a VM (a parked clone of the warmed application waits while it sleeps).
+namespace of its own; busybox's web server as a container, and as a VM (in `zero`, a parked clone of the warmed application waits while
+it sleeps; elsewhere guests start from the usual template, and nothing is parked).
 `zero` takes turns, in an order drawn anew for each round, with `docker start` of the same image; one round before isn't counted. The
 first byte of the same request while the service is awake is the application's own time, and taken off for the row "beyond".
 Loads come at a fixed rate whatever the answers take (tests/load.py); for VMs without KVM they are a tenth. Exits with 1 where a target
@@ -35,8 +36,9 @@ from bench.report import report
 from bench.sleepers import DockerStart, Response, Sleeper, request
 
 DOCKER = DockerStart.name
-SUBJECT = {"container": "container", "vm": "VM, parked app clone"}
-CONFIG = '[vm]\nparked = 2\n[network]\npool = "10.236.0.0/16"\n'
+SUBJECT = {"container": "container", "vm": "VM"}
+"""In `zero`, the VM is a parked clone of the warmed application; elsewhere it starts from the usual template."""
+CONFIG = '[vm]\nparked = {parked}\n[network]\npool = "10.236.0.0/16"\n'
 SHARE = {"container": 1.0, "vm": 0.1}
 """Of the loads."""
 CROWD, EACH = 200, 50
@@ -54,8 +56,14 @@ ZERO = Row(
     "from zero", "a request for a service without instances (docker: spawn of start)", "its first byte", targets=_bounds(0.5, 1.0, DOCKER)
 )
 BEYOND = Row("from zero, beyond", "the same", "the same, less the median of requests to the service awake", targets=_bounds(120, 300))
-LOST = Row("200 at once", "the first of 200 requests for a service without instances", "requests without a 200", "count", _bounds(0, 0))
-STARTS = Row("starts", "the same", "instances beyond those needed", "count", _bounds(0, 0))
+LOST = Row(
+    "200 at once",
+    "the first of 200 requests for a service without instances",
+    "requests without a 200, in all crowds",
+    "count",
+    _bounds(0, 0),
+)
+STARTS = Row("starts", "the same", "instances beyond those needed, in all crowds", "count", _bounds(0, 0))
 LAST = Row("200 at once, last", "the same", "first byte of the last")
 FAILED = Row("failed", "a step from 10 to 400 requests/s", "the end of the load: requests that failed", "count", _bounds(0, 0))
 SETTLED = Row("settled", "the step", f"the last second whose p95 was above {LATE:g} s", "s", _bounds(10, 10))
@@ -131,14 +139,16 @@ def _waker(sleeper: Sleeper, own: list[float]) -> Callable[[], float]:
 def crowd(world_: _World, hull: str) -> None:
     """200 requests at once; `EACH` of them are one instance's."""
     sleeper = world_.sleeper(hull, f"min: 0, max: 8, window: 60s, target: {{concurrency: {EACH}}}")
+    lost = extra = 0
     for _ in range(world_.options.crowds):
         sleeper.send_to_sleep()
         with sleeper.watched(), concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
             answers = list(pool.map(lambda _: request(sleeper.name), range(CROWD)))
-        world_.samples.add(LOST, SUBJECT[hull], sum(answer.status != 200 for answer in answers))
+        lost += sum(answer.status != 200 for answer in answers)
         world_.samples.add(LAST, SUBJECT[hull], max(answer.seconds for answer in answers) * 1000)
-        most = max(desired for _, desired, _ in sleeper.curve)
-        world_.samples.add(STARTS, SUBJECT[hull], max(0, most - CROWD // EACH))
+        extra += max(0, max(desired for _, desired, _ in sleeper.curve) - CROWD // EACH)
+    world_.samples.add(LOST, SUBJECT[hull], lost)
+    world_.samples.add(STARTS, SUBJECT[hull], extra)
     sleeper.down()
 
 
@@ -174,7 +184,7 @@ def spike(world_: _World, hull: str) -> None:
 
 
 def cycles(world_: _World, hull: str) -> None:
-    """A request, and the next when it sleeps again by itself."""
+    """A request, and the next when the service sleeps by itself."""
     sleeper = world_.sleeper(hull, "min: 0, max: 2, target: {concurrency: 10}, window: 2s, scale_down_delay: 1s")
     sleeper.until_asleep()
     request(sleeper.name)
@@ -197,7 +207,7 @@ def cycles(world_: _World, hull: str) -> None:
 def kill(world_: _World, hull: str) -> None:
     """At a moment drawn from the first half second of a wake."""
     chance = random.Random(world_.options.seed)
-    sleeper = world_.sleeper(hull, "min: 0, max: 3, target: {concurrency: 10}, window: 60s")
+    sleeper, bad = world_.sleeper(hull, "min: 0, max: 3, target: {concurrency: 10}, window: 60s"), list[Response]()
     for _ in range(world_.options.kills):
         sleeper.send_to_sleep()
         with concurrent.futures.ThreadPoolExecutor(20) as pool:
@@ -206,12 +216,12 @@ def kill(world_: _World, hull: str) -> None:
             sleeper.kill_daemon()
             answers = [each.result() for each in held]
         sleeper.restart_daemon()
-        bad = [answer for answer in answers if answer.status != 200 and not (answer.status == 503 and answer.retry_after)]
-        if bad:
-            print(f"{hull}: {bad}", file=sys.stderr)
-        world_.samples.add(KILLED, SUBJECT[hull], len(bad))
+        bad += [answer for answer in answers if answer.status != 200 and not (answer.status == 503 and answer.retry_after)]
         after = request(sleeper.name)
         world_.samples.add(CONVERGED, SUBJECT[hull], after.seconds * 1000 if after.status == 200 else math.inf)
+    world_.samples.add(KILLED, SUBJECT[hull], len(bad))
+    if bad:
+        print(f"{hull}: {bad}", file=sys.stderr)
     sleeper.down()
 
 
@@ -242,15 +252,16 @@ def main() -> int:
     samples, rows = Samples(), options.only or ["zero", *EACH_HULL]
     world.isolate()
     os.environ["PYTHONUNBUFFERED"] = "1"
-    with world.scratch() as scratch, world.daemon(scratch / "h", [archive("busybox")], CONFIG) as daemon:
-        made = _World(daemon, scratch, options, samples)
+    with world.scratch() as scratch:
         try:
             if "zero" in rows:
-                zero(made)
-            for name, hull in itertools.product(EACH_HULL, options.hull):
-                if name in rows:
-                    print(f"{name}, {hull}", flush=True)
-                    EACH_HULL[name](made, hull)
+                with world.daemon(scratch / "z", [archive("busybox")], CONFIG.format(parked=2)) as daemon:
+                    zero(_World(daemon, scratch, options, samples))
+            with world.daemon(scratch / "h", [archive("busybox")], CONFIG.format(parked=0)) as daemon:
+                for name, hull in itertools.product(EACH_HULL, options.hull):
+                    if name in rows:
+                        print(f"{name}, {hull}", flush=True)
+                        EACH_HULL[name](_World(daemon, scratch, options, samples), hull)
         finally:
             report(samples, Path(options.out), ROWS, "waking")
     return 0 if all(verdict.met for row in ROWS for verdict in verdicts(row, samples.of(row))) else 1
