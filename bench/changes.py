@@ -39,8 +39,8 @@ from bench.traffic import KILL_DAEMON, KILL_INSTANCE, KINDS, PLANNED, ROLLOUT, S
 HULLS = {"container": ("container", "container"), "vm": ("vm", "vm"), "mixed": ("container", "vm")}
 """Of web and of api."""
 OTHER = {"container": "vm", "vm": "container"}
-RATES = {"container": 400.0, "vm": 20.0, "mixed": 400.0}
-"""Requests a second that two instances of web bear also where VMs are emulated: httpd starts a process for each."""
+RATES = {"container": (400.0, 20.0), "vm": (20.0, 5.0), "mixed": (400.0, 10.0)}
+"""Requests a second, of web and of the others, that two instances bear also where VMs are emulated: httpd starts a process for each."""
 NEXT = "busybox:next"
 _QUIET = 4.0
 """Seconds without a change between two rounds, for comparison."""
@@ -155,11 +155,12 @@ def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--rate", type=float, default=0.0, help="of web; the default depends on the hull")
-    parser.add_argument("--slow-rate", type=float, default=20.0, help="of api, and of web over TLS")
+    parser.add_argument("--rate", type=float, default=0.0, help="of web; the defaults depend on the hull")
+    parser.add_argument("--slow-rate", type=float, default=0.0, help="of api, and of web over TLS")
     parser.add_argument("--runtime", choices=sorted(HULLS), default="container")
     options = parser.parse_args()
-    options.rate = options.rate or RATES[options.runtime]
+    fast, slow = RATES[options.runtime]
+    options.rate, options.slow_rate = options.rate or fast, options.slow_rate or slow
     daemon = Daemon(new_home())
     with tempfile.TemporaryDirectory(prefix="th-changes-") as folder, contextlib.ExitStack() as last:
         last.callback(daemon.close)
@@ -209,6 +210,7 @@ def _run(daemon: Daemon, folder: Path, options: argparse.Namespace) -> int:
         for stream in streams:
             stream.close()
     app.cli("down", "-v")
+    _errors(daemon.home.state / "gateway/access.log")
     return _report({host: traffic.count(requests, scenario.made) for host, (requests, _) in ended.items()}, scenario, _hulls(ended))
 
 
@@ -220,6 +222,13 @@ def _until_served(daemon: Daemon) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"no certificate for secure.test:\n{daemon.log_tail()}")
         time.sleep(0.2)
+
+
+def _errors(log: Path) -> None:
+    """What the gateway says of answers that were its own or an instance's errors."""
+    found = [line for line in log.read_text().splitlines() if line.startswith("{") and json.loads(line).get("status", 0) >= 500]
+    for line in found[:10]:
+        print(f"  gateway: {line}", file=sys.stderr)
 
 
 def _hulls(ended: Mapping[str, tuple[object, Mapping[str, int]]]) -> dict[str, Counter[str]]:
@@ -257,8 +266,9 @@ def _latencies(tally: Tally) -> None:
 
 
 def _failures(planned: Sequence[tuple[str, str, traffic.Request]]) -> None:
-    for (host, name, outcome), number in Counter((host, name, request.outcome) for host, name, request in planned).most_common(20):
-        print(f"  failed: {number} x {outcome} at {host} during {name}")
+    alike = Counter((r.outcome, r.connection, r.method, host, name) for host, name, r in planned)
+    for (outcome, connection, method, host, name), number in alike.most_common(20):
+        print(f"  failed: {number} x {outcome} for {method} on a {connection} connection at {host} during {name}")
 
 
 if __name__ == "__main__":

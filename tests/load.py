@@ -105,9 +105,7 @@ class Load:
         kind = "new" if new else "kept"
         try:
             async with asyncio.timeout(_TIMEOUT):
-                connection = None if new or not self.idle else self.idle.pop()
-                if connection is None:
-                    connection = await self._connect()
+                connection = (None if new else self._kept()) or await self._connect()
                 status, body, stays = await connection.ask(self._head(method, new=new))
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError, IndexError) as error:
             outcome = f"{type(error).__name__}: {error}"
@@ -126,6 +124,15 @@ class Load:
             self.result.failures.append((started - self.begin, f"status {status}"))
         elif self.options.bodies:
             self.result.bodies[body.decode("latin-1").strip()[:80]] += 1
+
+    def _kept(self) -> Connection | None:
+        """A connection that is still open, as far as one can know: servers may close those that are idle for long, and every client looks."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.reader.at_eof():
+                return connection
+            connection.close()
+        return None
 
     async def _connect(self) -> Connection:
         options = self.options
