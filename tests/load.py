@@ -126,7 +126,7 @@ class Load:
             self.result.bodies[body.decode("latin-1").strip()[:80]] += 1
 
     def _kept(self) -> Connection | None:
-        """A connection that is still open, as far as one can know: servers may close those that are idle for long, and every client looks."""
+        """A connection that is still open, as far as one can know: servers may close idle ones, and every client looks."""
         while self.idle:
             connection = self.idle.pop()
             if not connection.reader.at_eof():
