@@ -6,15 +6,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from tests.fakes.scaling import UNBOUNDED, Lab
+from tests.fakes.scaling import BEGIN, UNBOUNDED, Lab
 
+from twinhull.activator.base import Entrance
+from twinhull.engine.apps.balance import Balance
+from twinhull.engine.apps.sleeping import may_sleep, sleeper
+from twinhull.engine.live import Live
 from twinhull.errors import ConflictError, NotFoundError
 from twinhull.plan.budget import Room
+from twinhull.plan.health import Health
+from twinhull.plan.lifecycle import State
 from twinhull.plan.memory import Memory, Rollout
 from twinhull.spec.app import ScaleSpec, ScaleTarget, Schedule
-from twinhull.spec.instance import Resources
+from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
+from twinhull.spec.network import NetworkRecord
+from twinhull.spec.service import ServiceRecord, ServiceSide
+from twinhull.store.apps import Member, MemberState
+from twinhull.store.db import EndpointRecord, InstanceRecord
 
 RPS = (ScaleTarget("rps", 10.0),)
 SPEC = ScaleSpec(min=0, max=5, targets=RPS, window=10.0, panic_window=3.0, scale_down_delay=5.0)
@@ -227,5 +238,52 @@ def test_explains_only_what_is_scaled(tmp_path: Path) -> None:
         app.revisions[0].spec.services["web"] = replace(service, scale=None)
         with pytest.raises(ConflictError):
             lab.scaler.explain(app, "web")
+
+    lab(body, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("member", "health", "state", "reached"),
+    [
+        (MemberState(serving=True), "none", State.RUNNING, True),
+        (MemberState(), "none", State.RUNNING, True),
+        (MemberState(), "starting", State.RUNNING, False),
+        (MemberState(draining_since=9.0), "none", State.RUNNING, False),
+        (MemberState(), "none", State.CREATED, False),
+        (MemberState(serving=True), "healthy", State.RUNNING, True),
+    ],
+)
+def test_who_waits_reaches_a_new_instance_before_it_is_known_to_listen(
+    tmp_path: Path, member: MemberState, health: str, state: State, reached: bool
+) -> None:
+    async def body(lab: Lab) -> None:
+        app = lab.add("shop", SPEC)
+        record = InstanceRecord("a" * 64, "shop-web-1", InstanceSpec("img"), "i", {}, 0, BEGIN, "running", state)
+        one = Live(record, (EndpointRecord(record.id, "n", 0, 1, "10.1.0.9", "02:00:00:00:00:01"),), health=Health(health))
+        app.members[one.id] = Member(one.id, "shop", "web", 1, "f", member)
+        anything = cast("Any", None)
+        balance = Balance(lab.table, anything, anything, {}, {one.id: one}, lab.apps, lab.activator)
+        balance.tell_activator(app)
+        assert lab.activator.serving["shop/web"] == (("10.1.0.9",) if reached else ())
+
+    lab(body, tmp_path)
+
+
+def test_only_what_may_sleep_has_somebody_who_stands_in(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        app = lab.add("shop", SPEC)
+        spec = app.spec.services["web"]
+        assert may_sleep(app, spec)
+        assert not may_sleep(app, replace(spec, scale=replace(SPEC, min=1)))
+        assert not may_sleep(app, replace(spec, scale=None))
+        network = NetworkRecord("n", "shop_default", 1, "10.1.0.0/24", "10.1.0.1")
+        side = ServiceSide("n", "10.1.0.77", ("web",))
+        ports = (PortMapping(80, 8080), PortMapping(53, 5353, protocol="udp"))
+        found = sleeper(app, spec, ServiceRecord("shop.web", (side,), ports), {"n": network})
+        assert found.http_ports == (80,)
+        assert found.tcp == (Entrance("10.1.0.77", peers=("10.1.0.0/24",)), Entrance("", 8080, 80))
+        assert found.deadline == 59.0, "a second before the gateway gives up"
+        lab.change("shop", stopped=("web",))
+        assert not may_sleep(app, spec)
 
     lab(body, tmp_path)
