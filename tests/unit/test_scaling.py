@@ -199,6 +199,25 @@ def test_a_queue_is_read_beside_and_one_that_cant_be_read_never_lowers(tmp_path:
     lab(body, tmp_path)
 
 
+def test_a_queue_wakes_whom_it_needs_and_keeps_them_until_it_is_empty(tmp_path: Path) -> None:
+    async def body(lab: Lab) -> None:
+        lab.add("jobs", replace(SPEC, targets=(ScaleTarget("queue", 5.0, "nats://n/s/c"),), window=60.0), routed=False)
+
+        async def pass_by(seconds: int, depth: float) -> list[int]:
+            lab.unread["nats://n/s/c"] = depth
+            seen = []
+            for _ in range(seconds):
+                seen += await lab.run(1)
+                await asyncio.sleep(0)
+            return seen
+
+        assert (await pass_by(90, 0.0))[-1] == 0
+        assert set((await pass_by(60, 19.0))[2:]) == {4}, "though most of the window was asleep"
+        assert (await pass_by(150, 0.0))[-1] == 0
+
+    lab(body, tmp_path)
+
+
 def test_a_schedule_wakes_it_and_lets_it_sleep_again(tmp_path: Path) -> None:
     async def body(lab: Lab) -> None:
         spec = replace(SPEC, schedules=(Schedule("* * * * *", 2, 20.0),))

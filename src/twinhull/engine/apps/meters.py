@@ -89,8 +89,8 @@ class Meter:
             kept.popleft()
 
     def forget_sleep(self) -> None:
-        """It wakes: an average over the time of sleep would say that nothing is needed."""
-        self.samples.clear()
+        """It wakes: an average over the time of sleep would say that nothing is needed. What was seen last may be why it wakes."""
+        self.samples = {name: deque([kept[-1]]) for name, kept in self.samples.items() if kept}
         self.looks.clear()
 
 

@@ -109,10 +109,7 @@ class Scaler:
         self._tell_budget(subject, grant)
         if granted <= present:
             return False
-        meter = self.meters.of(subject.name, now)
-        meter.last_used = now
-        if not present:
-            meter.forget_sleep()
+        self.meters.of(subject.name, now).last_used = now
         self._remember(subject, granted, now)
         self._set(subject, granted, f"wake: {max(1, waiting)} waiting")
         return True
@@ -204,6 +201,8 @@ class Scaler:
         app, name, before = subject.app, subject.spec.name, self._count(subject)
         if count == before:
             return
+        if not before:
+            self.meters.of(subject.name, self.clock()).forget_sleep()
         app.change(autoscaled={**app.wanted.autoscaled, name: count})
         self._changes[subject.name, "up" if count > before else "down"] += 1
         self._changes[subject.name, "wake"] += not before
