@@ -54,7 +54,9 @@ def test_capacity_follows_the_load(app: Elastic) -> None:
     assert all(0 < wait < 60_000 for wait in waits)
     assert {answer.body.strip() for answer in crowd} == {"one"}
     assert len(app.web().members) <= 3
-    assert WAKE not in app.ask().headers  # the gateway leads to it again without a detour
+    deadline = time.monotonic() + 20
+    while WAKE in app.ask().headers:  # who was held reached it as soon as it listened; the gateway leads to it when it serves
+        assert time.monotonic() < deadline, app.explain()
 
     app.until_web(0)
     assert neighbour(app) == "one"
