@@ -81,15 +81,19 @@ BAD = {
     "errors": ({"CODE": "500"}, "requests failed", "serving"),
     "sick": ({"TEXT": "sick"}, "unhealthy", "serving sick"),
 }
-CHECK = "    healthcheck: {test: [CMD-SHELL, '[ $$TEXT != sick ]'], interval: 500ms, retries: 2, start_period: 1s}\n"
-"""Never passes in the revision that is sick."""
+NOT_SICK, ALIVE = "[ $$TEXT != sick ]", "timeout 2 wget -q -O /dev/null http://127.0.0.1:8080/cgi-bin/x"
+
+
+def _with_check(app: App, command: str) -> None:
+    check = f"    healthcheck: {{test: [CMD-SHELL, '{command}'], interval: 1s, timeout: 3s, retries: 2, start_period: 2s}}\n"
+    app.file.write_text(app.file.read_text().replace("    stop_grace_period", check + "    stop_grace_period"))
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_revision_goes_back_by_itself(app: App, fault: str) -> None:
     env, reason, line = BAD[fault]
     if fault == "sick":
-        app.file.write_text(app.file.read_text().replace("    stop_grace_period", CHECK + "    stop_grace_period"))
+        _with_check(app, NOT_SICK)
     app.up()
     before = {member.fingerprint for member in app.view().services[0].members}
     with load(app, RATE[app.runtime]) as counted:
@@ -137,7 +141,8 @@ def _folder(process: Path) -> str:
 
 
 def test_accidents_are_healed(app: App) -> None:
-    """A program that is killed, a gateway, a resolver; only requests under way to them may fail."""
+    """A program that is killed, a gateway, a resolver; only requests under way to them may fail. A program that hangs is replaced."""
+    _with_check(app, ALIVE)
     app.up()
     for accident in (
         _kill(lambda app: workload(app, app.view().services[0].members[0])),
@@ -150,6 +155,11 @@ def test_accidents_are_healed(app: App) -> None:
         _eventually(lambda: app.get() == "one")
         _eventually(lambda: bool(_resolve(app, "web", "web.demo.internal")))
         assert _fetch(app, "web", _resolve(app, "web", "web.demo.internal")) == "one"
+    hung = app.view().services[0].members[0]
+    app.cli("compose exec", "-T", "--index", str(hung.slot), "web", "killall", "-STOP", "httpd")
+    app.until("rid of the one that hangs", lambda view: all(member.id != hung.id for member in view.services[0].members))
+    app.until_ready()
+    assert app.get() == "one"
     assert len({member.id for member in app.view().services[0].members}) == 2
 
 
