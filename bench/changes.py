@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import acme
+from tests import pebble
 from tests.e2e.apps import App, workload
 from tests.harness import Daemon, new_home
 from tests.images.base import archive
@@ -176,12 +176,12 @@ def main() -> int:
 @contextlib.contextmanager
 def _authority(daemon: Daemon, folder: Path) -> Iterator[None]:
     """Pebble beside the gateway, which the daemon is told of."""
-    commands, directory, root = acme.commands(folder, _VALIDITY)
+    commands, directory, root = pebble.commands(folder, _VALIDITY)
     daemon.home.config.mkdir(parents=True, exist_ok=True)
     lines = ["[vm]", "parked = 0", "[gateway]", f'acme_directory = "{directory}"', f'acme_ca = "{root}"', ""]
     (daemon.home.config / "config.toml").write_text("\n".join(lines))
     with (folder / "pebble.log").open("wb") as log:
-        running = [daemon.net.popen(*argv, env=acme.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
+        running = [daemon.net.popen(*argv, env=pebble.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
         try:
             yield
         finally:

@@ -43,7 +43,7 @@ ORIGINS = ("127.0.0.11", "127.0.0.12")
 ORIGIN_PORT = 9000
 PEERS = Path("build/bench/peers")
 TARGETS = {"haproxy by hand": 0.95, "caddy": 2.5}
-"""What issue and documentation promise: the gateway's requests a second in relation to these."""
+"""What is promised: the gateway's requests a second in relation to these."""
 PATIENCE = 30.0
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.apps import App, command_line, load, workload
-from tests.harness import Daemon, new_home
-from tests.images.base import archive
+from tests.harness import Daemon
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs root"),
@@ -24,17 +23,6 @@ pytestmark = [
 RATE = {"container": 100.0, "vm": 15.0}
 """Requests a second that two instances stand also where everything is emulated: each starts a program."""
 OTHER = {"container": "vm", "vm": "container"}
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Daemon]:
-    daemon = Daemon(new_home())
-    try:
-        daemon.start()
-        daemon.cli("image", "load", "-i", str(archive("busybox")))
-        yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture

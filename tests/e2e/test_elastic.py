@@ -11,8 +11,7 @@ import pytest
 from tests import leaks
 from tests.e2e.apps import load
 from tests.e2e.elastic import RATE, WAKE, Elastic
-from tests.harness import Daemon, new_home
-from tests.images.base import archive
+from tests.harness import Daemon
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the daemon needs root"),
@@ -20,17 +19,6 @@ pytestmark = [
     pytest.mark.xdist_group("elastic"),
 ]
 CROWD = 40
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Daemon]:
-    daemon = Daemon(new_home())
-    try:
-        daemon.start()
-        daemon.cli("image", "load", "-i", str(archive("busybox")))
-        yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture(scope="module")

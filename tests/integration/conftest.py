@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration import network_lab, vm_lab
+from tests.integration import gateway_lab, network_lab, vm_lab
 
 from twinhull.home import Home
 
@@ -42,3 +42,10 @@ def space() -> Iterator[None]:
     """A network namespace of the test's own."""
     with network_lab.own_namespace():
         yield
+
+
+@pytest.fixture
+def proxy_home() -> Iterator[Home]:
+    """For a gateway alone: see gateway_lab."""
+    with gateway_lab.own_home() as made:
+        yield made

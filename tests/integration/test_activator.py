@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from tests.integration.gateway_lab import PORT, Client, ask, gateway, origins, own_home
-from tests.integration.network_lab import own_namespace
+from tests.integration.gateway_lab import PORT, Client, ask, gateway, origins
 
 from twinhull.activator.base import Sleeper
 from twinhull.activator.local import LocalActivator
@@ -17,19 +16,13 @@ from twinhull.gateway.base import Backend, Server
 from twinhull.home import Home
 from twinhull.spec.app import RouteSpec
 
+pytestmark = pytest.mark.usefixtures("space")
 WEB = "shop/web"
 
 
-@pytest.fixture(autouse=True)
-def namespace() -> Iterator[None]:
-    with own_namespace():
-        yield
-
-
 @pytest.fixture
-def home() -> Iterator[Home]:
-    with own_home() as made:
-        yield made
+def home(proxy_home: Home) -> Home:
+    return proxy_home
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,7 @@ from tests.integration.gateway_lab import (
     gateway,
     load,
     origins,
-    own_home,
 )
-from tests.integration.network_lab import own_namespace
 
 from twinhull.errors import ConflictError, PermanentError
 from twinhull.gateway import configuration
@@ -35,17 +33,12 @@ from twinhull.home import Home
 from twinhull.spec.app import RouteSpec
 from twinhull.sys import proc
 
-
-@pytest.fixture(autouse=True)
-def namespace() -> Iterator[None]:
-    with own_namespace():
-        yield
+pytestmark = pytest.mark.usefixtures("space")
 
 
 @pytest.fixture
-def home() -> Iterator[Home]:
-    with own_home() as made:
-        yield made
+def home(proxy_home: Home) -> Home:
+    return proxy_home
 
 
 def master(home: Home) -> int:

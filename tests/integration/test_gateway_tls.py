@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import h2.config
@@ -15,27 +15,21 @@ import h2.connection
 import h2.events
 import pytest
 from cryptography import x509
-from tests import acme
-from tests.acme import self_signed
-from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins, own_home
-from tests.integration.network_lab import own_namespace
+from tests import pebble
+from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins
+from tests.pebble import self_signed
 
 from twinhull.errors import UserError
 from twinhull.gateway.base import Backend, Server
 from twinhull.home import Home
 from twinhull.spec.app import RouteSpec
 
-
-@pytest.fixture(autouse=True)
-def namespace() -> Iterator[None]:
-    with own_namespace():
-        yield
+pytestmark = pytest.mark.usefixtures("space")
 
 
 @pytest.fixture
-def home() -> Iterator[Home]:
-    with own_home() as made:
-        yield made
+def home(proxy_home: Home) -> Home:
+    return proxy_home
 
 
 def client(host: str, roots: Path | None, *protocols: str) -> Client:
@@ -83,9 +77,9 @@ async def test_a_certificate_of_ones_own_and_the_way_to_it(home: Home) -> None:
 @contextlib.asynccontextmanager
 async def authority(folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """Pebble, which asks the gateway on port 80 for proofs, and a DNS server that leads every name to it: (directory's URL, its root)."""
-    commands, directory, root = acme.commands(folder)
+    commands, directory, root = pebble.commands(folder)
     with (folder / "pebble.log").open("wb") as log:
-        running = [subprocess.Popen(argv, env=acme.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
+        running = [subprocess.Popen(argv, env=pebble.ENVIRONMENT, stdout=log, stderr=log) for argv in commands]
     try:
 
         async def ready() -> bool:
