@@ -30,8 +30,11 @@ def chains(found: frozenset[rules.Part]) -> dict[str, tuple[str, ...]]:
     [
         ((), ("meta l4proto tcp reject with tcp reset", "reject with icmpx type port-unreachable")),
         (((ONE, 7),), (f"dnat ip to {ONE}",)),
-        (((ONE, 1), (TWO, 1)), (f"dnat ip to numgen inc mod 2 map {{ 0 : {ONE}, 1 : {TWO} }}",)),
-        (((ONE, 20), (TWO, 10)), (f"dnat ip to numgen inc mod 3 map {{ 0 : {ONE}, 1 : {TWO}, 2 : {ONE} }}",)),
+        (((ONE, 1), (TWO, 1)), (f"numgen inc mod 2 0 dnat ip to {ONE}", f"dnat ip to {TWO}")),
+        (
+            ((ONE, 20), (TWO, 10)),
+            (f"numgen inc mod 3 0 dnat ip to {ONE}", f"numgen inc mod 2 0 dnat ip to {TWO}", f"dnat ip to {ONE}"),
+        ),
     ],
 )
 def test_a_virtual_address_has_a_chain_of_its_own(endpoints: tuple[tuple[str, int], ...], expected: tuple[str, ...]) -> None:
@@ -43,9 +46,13 @@ def test_a_virtual_address_has_a_chain_of_its_own(endpoints: tuple[tuple[str, in
 def test_a_published_port_has_one_too() -> None:
     ports = (PortMapping(80, 8080), PortMapping(53, 5353, "192.0.2.1", "udp"))
     found = service.parts(record((ONE, 1), (TWO, 1)), ports)
-    by_turns = f"numgen inc mod 2 map {{ 0 : {ONE}, 1 : {TWO} }}"
-    assert chains(found)["port-tcp-8080"] == (f"meta l4proto tcp dnat ip to {by_turns} : 80",)
-    assert chains(found)["port-192.0.2.1-udp-5353"] == (f"meta l4proto udp dnat ip to {by_turns} : 53",)
+
+    def by_turns(protocol: str, port: int) -> tuple[str, ...]:
+        to = f"meta l4proto {protocol}"
+        return (f"{to} numgen inc mod 2 0 dnat ip to {ONE}:{port}", f"{to} dnat ip to {TWO}:{port}")
+
+    assert chains(found)["port-tcp-8080"] == by_turns("tcp", 80)
+    assert chains(found)["port-192.0.2.1-udp-5353"] == by_turns("udp", 53)
     assert {part for part in found if isinstance(part, Element)} == {
         Element("services", VIP, f"goto vip-{VIP}"),
         Element("served", "tcp . 8080", "goto port-tcp-8080"),

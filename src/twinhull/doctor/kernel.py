@@ -17,7 +17,7 @@ _TRY_LINKS = (
 _TRY_TABLE = """
 table inet doctor {
   map services { type ipv4_addr . inet_proto . inet_service : verdict; }
-  chain service { meta l4proto tcp dnat ip to numgen inc mod 2 map { 0 : 192.0.2.1, 1 : 192.0.2.2 }; }
+  chain service { numgen inc mod 2 0 dnat ip to 192.0.2.1; dnat ip to 192.0.2.2; }
   chain pre { type nat hook prerouting priority -100; ip daddr . meta l4proto . th dport vmap @services; }
   chain post { type nat hook postrouting priority 100; ct status dnat masquerade; }
 }

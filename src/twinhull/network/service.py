@@ -1,7 +1,7 @@
 """What a service contributes to the ruleset. Pure.
 
-Each of its virtual addresses, and each of its published ports, has a chain of its own whose one rule hands the next connection to
-the next endpoint: exact turns, whoever asks. A change of endpoints rewrites that rule in one transaction; connections that
+Each of its virtual addresses, and each of its published ports, has a chain of its own whose rules hand the next connection to
+the next endpoint: exact turns, whoever asks. A change of endpoints rewrites them in one transaction; connections that
 exist aren't looked at again. Without endpoints the chain refuses at once, or leads TCP to the activator. On its way to an
 endpoint a packet passes the same forward chain as if it had been sent there, with its sender's address.
 """
@@ -133,10 +133,10 @@ def _balance(endpoints: Endpoints, mapping: PortMapping | None = None) -> tuple[
     if not round_:
         return ()
     before, after = (f"meta l4proto {mapping.protocol} ", f":{mapping.container_port}") if mapping else ("", "")
-    if len(round_) == 1:
-        return (f"{before}dnat ip to {round_[0]}{after}",)
-    entries = ", ".join(f"{turn} : {address}" for turn, address in enumerate(round_))
-    return (f"{before}dnat ip to numgen inc mod {len(round_)} map {{ {entries} }}{after.replace(':', ' : ')}",)
+    # Each rule takes its part of what those before it left: every Nth, every (N-1)th of the rest, and so on. One rule with a map would be
+    # shorter; but while it is replaced, a packet that is still on its way through it finds the map emptied.
+    places = zip(range(len(round_), 0, -1), round_, strict=True)
+    return tuple(f"{before}{f'numgen inc mod {left} 0 ' if left > 1 else ''}dnat ip to {address}{after}" for left, address in places)
 
 
 def _stand_in(activator: int) -> tuple[str, ...]:
