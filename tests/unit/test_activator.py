@@ -16,7 +16,9 @@ from twinhull.activator.base import Entrance, Sleeper
 from twinhull.activator.local import LocalActivator
 from twinhull.home import Home
 
-WEB, PORT = "shop/web", 8080
+WEB = "shop/web"
+PORT = 20_000 + 2 * (os.getpid() % 5_000)
+"""Of the process, for several run these tests at the same time, and what one holds must not reach another's instance."""
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
