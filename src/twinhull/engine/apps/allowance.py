@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from twinhull.engine.apps.meters import Meter, Subject
 from twinhull.engine.apps.state import App, replicas
 from twinhull.engine.live import Live
-from twinhull.instance.vm.qemu import DEFAULT_MEMORY, cpu_count
+from twinhull.instance.vm.parking import want
 from twinhull.plan import budget
 from twinhull.plan.budget import Claim, Grant, Room, Use
 from twinhull.spec.app import APP_LABEL, ONE_OFF_LABEL
@@ -52,7 +51,7 @@ class Allowance:
         self.caps = {name: cap for name, cap in self.caps.items() if cap[0] > now}
         if not (self.room.cpus or self.room.memory or self.caps):
             return {}
-        claims = [_claim(subject, wanted.get(subject.name, _have(subject))) for subject in subjects]
+        claims = [_claim(subject, wanted.get(subject.name, subject.count)) for subject in subjects]
         grants = budget.admit(self.room, (*claims, *self._fixed({claim.service for claim in claims})))
         found = {claim.service: grants[claim.service] for claim in claims}
         for name, (_, most) in self.caps.items():
@@ -66,7 +65,7 @@ class Allowance:
         for app in self.apps.values():
             for spec in app.spec.services.values() if app.revisions and not app.wanted.removed else ():
                 name = f"{app.name}/{spec.name}"
-                if name not in scaled and spec.name in app.wanted.active and spec.name not in app.wanted.stopped:
+                if name not in scaled and app.wants(spec.name):
                     count = replicas(app.wanted, spec)
                     found.append(Claim(name, _FIXED, count, count, count, *_request(spec.template.resources, spec.template.runtime)))
         for live in self.lives.values():
@@ -82,33 +81,32 @@ class Allowance:
             for each in subjects
             if each.name in meters and each.lives
         ]
+        if not uses:
+            return []
         total = sum(use.memory for use in uses)
         short = max(total - self.room.memory if self.room.memory else 0, self.shortage())
-        if short <= 0 or not uses:
+        if short <= 0:
             return []
         found = []
         by_name = {subject.name: subject for subject in subjects}
         for eviction in budget.evict(total - short, uses):
             subject = by_name[eviction.service]
-            left = max(0, min(_have(subject), len(subject.lives)) - eviction.instances)
+            left = max(0, min(subject.count, len(subject.lives)) - eviction.instances)
             self.caps[eviction.service] = (now + _EVICTED_FOR, left)
             found.append((subject, left, f"evicted: {eviction.reason}"))
         return found
-
-
-def _have(subject: Subject) -> int:
-    return replicas(subject.app.wanted, subject.spec)
 
 
 def _claim(subject: Subject, wanted: int) -> Claim:
     size = subject.app.wanted.sizes.get(subject.spec.name)
     template = subject.spec.template
     cpus, memory = (size.cpus, size.memory) if size else _request(template.resources, template.runtime)
-    return Claim(subject.name, subject.scale.priority, subject.scale.min, wanted, _have(subject), cpus, memory)
+    return Claim(subject.name, subject.scale.priority, subject.scale.min, wanted, subject.count, cpus, memory)
 
 
 def _request(resources: Resources, runtime: Runtime) -> tuple[float, int]:
     """(CPUs, bytes) of one instance; what a container doesn't say counts nothing, a VM has a size in any case."""
     if runtime is Runtime.VM:
-        return resources.cpus or float(cpu_count(0.0, len(os.sched_getaffinity(0)))), resources.memory or DEFAULT_MEMORY
+        guest = want(resources, 0)
+        return resources.cpus or float(guest.cpus), guest.memory
     return resources.cpus, resources.memory

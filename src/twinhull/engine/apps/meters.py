@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from twinhull.activator.base import Activator
-from twinhull.engine.apps.state import App
+from twinhull.engine.apps.state import App, replicas
 from twinhull.engine.live import Live
 from twinhull.errors import TwinhullError
 from twinhull.gateway.base import BackendStats, Gateway
@@ -53,6 +53,11 @@ class Subject:
     def name(self) -> str:
         """ "APP/SERVICE"."""
         return f"{self.app.name}/{self.spec.name}"
+
+    @property
+    def count(self) -> int:
+        """Instances that are wanted now."""
+        return replicas(self.app.wanted, self.spec)
 
     @property
     def scale(self) -> ScaleSpec:
@@ -116,7 +121,7 @@ class Meters:
         for gone in self.meters.keys() - names:
             for task in self.meters.pop(gone).reading.values():
                 task.cancel()
-        stats = await self._gateway()
+        stats = await self._gateway() if any(subject.spec.routes for subject in found) else {}
         await asyncio.gather(*(self._look(subject, None if stats is None else stats.get(subject.name), now) for subject in found))
 
     async def _gateway(self) -> Mapping[str, BackendStats] | None:

@@ -20,7 +20,7 @@ from twinhull.engine.apps.allowance import Allowance
 from twinhull.engine.apps.base import BoundView, ScaleView, TargetView
 from twinhull.engine.apps.meters import Meters, Subject
 from twinhull.engine.apps.sizing import Sizing
-from twinhull.engine.apps.state import App, bounded, replicas
+from twinhull.engine.apps.state import App, bounded
 from twinhull.engine.events import Events
 from twinhull.engine.live import Live
 from twinhull.engine.tasks import Tasks
@@ -73,7 +73,7 @@ class Scaler:
         await self.meters.look(subjects, now)
         subjects = tuple(each for each in subjects if self._is_current(each))  # what a person changed meanwhile is left alone
         for subject in subjects:
-            if not self._count(subject) and self.activator.waiting(subject.name):
+            if not subject.count and self.activator.waiting(subject.name):
                 self.wake(subject.name)
         wishes = {subject.name: self._decide(subject, now, granted=-1) for subject in subjects}
         self.grants = self.allowance.admit(subjects, {name: decision.desired for name, decision in wishes.items()}, now)
@@ -99,7 +99,7 @@ class Scaler:
 
     def _rouse(self, subject: Subject) -> bool:
         """As many as those who wait need, at least one. Whether something was changed."""
-        now, present = self.clock(), self._count(subject)
+        now, present = self.clock(), subject.count
         waiting = self.activator.waiting(subject.name)
         wanted = max(present, bounded(subject.spec, _needed(subject, waiting)), 1)
         if wanted == present:
@@ -148,7 +148,7 @@ class Scaler:
             for app in self.apps.values()
             if not app.wanted.removed
             for spec in app.spec.services.values()
-            if spec.scale is not None and not spec.job and spec.name in app.wanted.active and spec.name not in app.wanted.stopped
+            if spec.scale is not None and not spec.job and app.wants(spec.name)
         )
 
     def _lives(self, app: App, service: str) -> tuple[Live, ...]:
@@ -157,12 +157,7 @@ class Scaler:
 
     def _is_current(self, subject: Subject) -> bool:
         app, name = subject.app, subject.spec.name
-        known = self.apps.get(app.name) is app and not app.wanted.removed
-        return known and app.spec.services.get(name) is subject.spec and name in app.wanted.active and name not in app.wanted.stopped
-
-    @staticmethod
-    def _count(subject: Subject) -> int:
-        return replicas(subject.app.wanted, subject.spec)
+        return self.apps.get(app.name) is app and app.spec.services.get(name) is subject.spec and app.wants(name)
 
     # deciding
 
@@ -170,7 +165,7 @@ class Scaler:
         meter = self.meters.of(subject.name, now)
         standing = subject.app.standings.get(subject.spec.name)
         samples = {name: tuple(kept) for name, kept in meter.samples.items()}
-        return Load(now, self._count(subject), standing.ready if standing else 0, samples, meter.last_used, granted)
+        return Load(now, subject.count, standing.ready if standing else 0, samples, meter.last_used, granted)
 
     def _decide(self, subject: Subject, now: float, *, granted: int) -> Decision:
         app, name = subject.app, subject.spec.name
@@ -192,13 +187,13 @@ class Scaler:
         return decision.reason
 
     def _apply(self, subject: Subject, decision: Decision, reason: str) -> None:
-        self.decisions[subject.name] = (self._count(subject), decision)
+        self.decisions[subject.name] = (subject.count, decision)
         subject.app.scaling[subject.spec.name] = decision.memory
         self._set(subject, decision.desired, reason)
 
     def _set(self, subject: Subject, count: int, reason: str) -> None:
         """Write it down, tell it, and have it made so."""
-        app, name, before = subject.app, subject.spec.name, self._count(subject)
+        app, name, before = subject.app, subject.spec.name, subject.count
         if count == before:
             return
         if not before:
@@ -230,7 +225,7 @@ class Scaler:
             raise NotFoundError(f"service {service} of application {app.name} is stopped or not active", "twinhull start")
         now = self.clock()
         meter = self.meters.of(subject.name, now)
-        before, decision = self.decisions.get(subject.name) or (self._count(subject), self._decide(subject, now, granted=-1))
+        before, decision = self.decisions.get(subject.name) or (subject.count, self._decide(subject, now, granted=-1))
         grant = self.grants.get(subject.name)
         load, counts = self._load(subject, now, -1), self.activator.counts(subject.name)
         return ScaleView(

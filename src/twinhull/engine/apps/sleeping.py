@@ -16,9 +16,7 @@ _SOONER = 1.0
 
 def may_sleep(app: App, spec: ServiceSpec) -> bool:
     """Whether somebody has to stand in for the service now and then."""
-    wanted = app.wanted
-    asked_for = not wanted.removed and spec.name in wanted.active and spec.name not in wanted.stopped
-    return asked_for and spec.scale is not None and not spec.scale.min and not spec.job
+    return app.wants(spec.name) and spec.scale is not None and not spec.scale.min and not spec.job
 
 
 def sleeper(app: App, spec: ServiceSpec, record: ServiceRecord, networks: Mapping[str, NetworkRecord]) -> Sleeper:

@@ -87,6 +87,10 @@ class App:
         """A service of the wanted revision. Raises NotFoundError."""
         return service_of(self.spec, name)
 
+    def wants(self, service: str) -> bool:
+        """Whether it is to run: asked for, and not stopped by a person."""
+        return not self.wanted.removed and service in self.wanted.active and service not in self.wanted.stopped
+
     def made_from(self, service: str, mark: str) -> tuple[ServiceSpec, Pin] | None:
         """The newest description of a service with this fingerprint."""
         for revision in reversed(self.revisions):
