@@ -40,7 +40,7 @@ from twinhull.engine.base import (
 )
 from twinhull.errors import ConflictError, NotFoundError, UnsupportedError, UserError
 from twinhull.gateway.base import BackendStats
-from twinhull.instance.base import Process, Session, Stats
+from twinhull.instance.base import Process, Region, Session, Stats
 from twinhull.spec.instance import InstanceSpec, Resources, RestartPolicy, RestartWhen, Runtime
 from twinhull.spec.process import signal_number
 
@@ -299,6 +299,11 @@ class FakeEngine(Engine):
         self._trip("top")
         process = self._running(ref)
         return ({"PID": "1", "USER": "root", "TIME": "0:00", "COMMAND": " ".join(process.argv)},)
+
+    async def regions(self, ref: str) -> tuple[Region, ...]:
+        self._trip("regions")
+        self._running(ref)
+        return (Region("memory", 0xFEC00000, 4096, "ioapic"), Region("ports", 0x3F8, 8, "serial"))
 
     async def path_stat(self, ref: str, path: str) -> PathStat:
         self._trip("path_stat")

@@ -200,6 +200,7 @@ def test_stats_once_and_streamed(server: Server) -> None:
 def test_top_diff_and_path(server: Server) -> None:
     running(server)
     assert Answer(server, "GET", "/v1/instances/box/top").json[0]["COMMAND"] == "sleep"
+    assert Answer(server, "GET", "/v1/instances/box/regions").json[1] == {"space": "ports", "start": 0x3F8, "size": 8, "name": "serial"}
     assert Answer(server, "GET", "/v1/instances/box/diff").json == [{"kind": "A", "path": "/etc/hostname"}]
     found = Answer(server, "GET", "/v1/instances/box/path", {"path": "/etc/hostname"}).json
     assert (found["size"], found["mode"]) == (5, 0o100644)

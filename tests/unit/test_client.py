@@ -101,6 +101,7 @@ def test_instances(server: Server, client: Client) -> None:
     assert client.inspect("box").spec.resources == Resources(pids=5)
     assert client.stats("box").memory == 4096
     assert client.top("box")[0]["PID"] == "1"
+    assert client.regions("box")[1].name == "serial"
     client.rename("box", "other")
     client.restart("other", 1.0)
     client.kill("other", "TERM")

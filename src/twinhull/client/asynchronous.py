@@ -39,7 +39,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.gateway.base import BackendStats
-from twinhull.instance.base import Process, Stats
+from twinhull.instance.base import Process, Region, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
@@ -220,6 +220,10 @@ class AsyncClient:
     async def top(self, ref: str) -> tuple[dict[str, str], ...]:
         """Its processes."""
         return await self._call(calls.top(ref))
+
+    async def regions(self, ref: str) -> tuple[Region, ...]:
+        """Of a VM: the addresses that its monitor's devices answer."""
+        return await self._call(calls.regions(ref))
 
     async def path_stat(self, ref: str, path: str) -> PathStat:
         """One path inside."""

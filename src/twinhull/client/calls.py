@@ -36,7 +36,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.gateway.base import BackendStats
-from twinhull.instance.base import Process, Stats
+from twinhull.instance.base import Process, Region, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
@@ -203,6 +203,10 @@ def stats(ref: str) -> Call[Stats]:
 
 def top(ref: str) -> Call[tuple[dict[str, str], ...]]:
     return Call("GET", instance(ref, "top"), tuple[dict[str, str], ...])
+
+
+def regions(ref: str) -> Call[tuple[Region, ...]]:
+    return Call("GET", instance(ref, "regions"), tuple[Region, ...])
 
 
 def diff(ref: str) -> Call[tuple[Change, ...]]:

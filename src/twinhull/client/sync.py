@@ -38,7 +38,7 @@ from twinhull.engine.base import (
     VolumeView,
 )
 from twinhull.gateway.base import BackendStats
-from twinhull.instance.base import Process, Stats
+from twinhull.instance.base import Process, Region, Stats
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Resources
 
@@ -201,6 +201,10 @@ class Client:
     def top(self, ref: str) -> tuple[dict[str, str], ...]:
         """Its processes."""
         return self._call(calls.top(ref))
+
+    def regions(self, ref: str) -> tuple[Region, ...]:
+        """Of a VM: the addresses that its monitor's devices answer."""
+        return self._call(calls.regions(ref))
 
     def path_stat(self, ref: str, path: str) -> PathStat:
         """One path inside."""

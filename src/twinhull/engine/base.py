@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from twinhull.engine.apps.base import AppEngine
 from twinhull.gateway.base import BackendStats
 from twinhull.image.base import BootstrapSpec, BuildSpec, ImageView
-from twinhull.instance.base import LogLine, Process, Session, Stats
+from twinhull.instance.base import LogLine, Process, Region, Session, Stats
 from twinhull.spec.instance import InstanceSpec, PortMapping, Resources
 from twinhull.volume.base import VolumeSpec, VolumeView
 
@@ -230,6 +230,10 @@ class Engine(abc.ABC):
     async def stats(self, ref: str) -> Stats: ...
     @abc.abstractmethod
     async def top(self, ref: str) -> tuple[dict[str, str], ...]: ...
+    @abc.abstractmethod
+    async def regions(self, ref: str) -> tuple[Region, ...]:
+        """Of a VM: what its monitor's devices answer to the guest."""
+
     @abc.abstractmethod
     async def path_stat(self, ref: str, path: str) -> PathStat: ...
     @abc.abstractmethod

@@ -54,7 +54,7 @@ from twinhull.gateway.local import HaproxyGateway
 from twinhull.home import Home
 from twinhull.image.store import ImageStore
 from twinhull.instance import logs as logbook
-from twinhull.instance.base import Process, Session, Stats
+from twinhull.instance.base import Process, Region, Session, Stats
 from twinhull.instance.vm import accelerator, parking, snapshots, template
 from twinhull.instance.vm.launchers import launchers
 from twinhull.instance.vm.parking import Pool
@@ -351,6 +351,9 @@ class LocalEngine(Engine):
 
     async def top(self, ref: str) -> tuple[dict[str, str], ...]:
         return tuple(await self._instances.find(ref).running().top())
+
+    async def regions(self, ref: str) -> tuple[Region, ...]:
+        return await self._instances.find(ref).running().regions()
 
     async def path_stat(self, ref: str, path: str) -> PathStat:
         return await self._files.stat(self._instances.find(ref), path)

@@ -195,6 +195,16 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Addresses that a device of the machine monitor answers. `space`: "memory" or "ports"; `size` in bytes."""
+
+    space: str
+    start: int
+    size: int
+    name: str
+
+
     """One record of a log. `at`: seconds since the epoch; `data` ends with a newline unless the record is partial."""
 
     at: float
@@ -311,4 +321,8 @@ class Instance(abc.ABC):
 
     @abc.abstractmethod
     async def delete(self, *, purge: bool = False) -> None:
+    async def regions(self) -> tuple[Region, ...]:
+        """What devices are emulated towards it (`compare` counts them). Raises UnsupportedError where none are."""
+        raise UnsupportedError("no devices are emulated towards it: those it sees are its kernel's")
+
         """End it by force and remove what it made; with purge also its writable layer and log."""

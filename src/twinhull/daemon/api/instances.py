@@ -11,7 +11,7 @@ from twinhull.daemon.api.answers import Empty, Json, patiently
 from twinhull.daemon.api.bodies import Route, Strict
 from twinhull.daemon.api.context import ContextDep, EngineDep, FiltersDep, Flag, Seconds, inner_path, refuse_unknown_query
 from twinhull.engine.base import Change, ExitView, ImageView, InstanceView, PathStat
-from twinhull.instance.base import Process
+from twinhull.instance.base import Process, Region
 from twinhull.spec.instance import InstanceSpec, Resources
 
 router = APIRouter(prefix="/instances", tags=["instances"], route_class=Route, dependencies=[Depends(refuse_unknown_query)])
@@ -128,6 +128,12 @@ async def exec_detached(engine: EngineDep, context: ContextDep, ref: str, proces
 async def top(engine: EngineDep, ref: str) -> Json[tuple[dict[str, str], ...]]:
     """Its processes."""
     return Json(await engine.top(ref))
+
+
+@router.get("/{ref}/regions", response_model=None)
+async def regions(engine: EngineDep, ref: str) -> Json[tuple[Region, ...]]:
+    """Of a VM: the addresses that its monitor's devices answer, as a measure of what a hostile guest can work on."""
+    return Json(await engine.regions(ref))
 
 
 @router.get("/{ref}/diff", response_model=None)

@@ -23,8 +23,8 @@ from typing import TypeVar
 from twinhull.errors import ConflictError, NotFoundError, PermanentError, TemporaryError, TwinhullError, UnsupportedError
 from twinhull.home import Home
 from twinhull.instance import capabilities, seccomp, sources
-from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, RootKind, Session, Stats, Traits
-from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, scratch, shape, snapshots, template
+from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, Region, RootKind, Session, Stats, Traits
+from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, regions, scratch, shape, snapshots, template
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
@@ -213,6 +213,11 @@ class VmInstance(Instance):
     async def top(self) -> list[dict[str, str]]:
         """Processes inside."""
         return await self._running_agent().top()
+
+    async def regions(self) -> tuple[Region, ...]:
+        """As QEMU tells them; nobody else can say which of its devices answer where."""
+        text = await self._require_monitor().execute("human-monitor-command", command_line=regions.COMMAND)
+        return regions.parse(str(text))
 
     async def stats(self) -> Stats:
         """The guest's view, and what the machine costs on the host. A paused guest can't say; then the inside is zero."""
