@@ -6,10 +6,12 @@ import ctypes
 
 import pytest
 
-from twinhull.compare import bpf
+from twinhull.compare import bpf, measures
 from twinhull.compare.measures import base, disk, network, ram, system
 from twinhull.compare.subjects.base import NotMeasuredError
 from twinhull.instance import capabilities, seccomp
+from twinhull.instance.base import Region
+from twinhull.instance.vm import regions
 from twinhull.instance.vm.filter import compile_profile
 
 SYSBENCH = """
@@ -48,6 +50,45 @@ FIO = """fio: this is a remark
           {"jobname": "fsync",
            "read": {"total_ios": 0, "bw_bytes": 0, "iops": 0}, "write": {"total_ios": 7, "bw_bytes": 8, "iops": 9}}]}
 """
+
+
+MTREE = """FlatView #0
+ AS "I/O", root: io
+ Root memory region: io
+  0000000000000000-000000000000006f (prio 0, i/o): io
+  0000000000000070-0000000000000070 (prio 0, i/o): rtc-index
+  0000000000000071-0000000000000071 (prio 0, i/o): rtc @0000000000000001
+  0000000000000072-000000000000ffff (prio 0, i/o): io @0000000000000072
+
+FlatView #1
+ AS "memory", root: system
+ AS "cpu-memory-0", root: system
+ Root memory region: system
+  0000000000000000-00000000000effff (prio 0, ram): ram KVM
+  00000000feb02e00-00000000feb02fff (prio 0, i/o): virtio-mmio
+  00000000fee00000-00000000feefffff (prio 4096, i/o): apic-msi
+  00000000ffff0000-00000000ffffffff (prio 0, rom): pc.bios
+
+FlatView #2
+ AS "other", root: other
+  0000000000000000-000000000000ffff (prio 0, i/o): something
+"""
+
+
+def test_what_qemu_answers_to_a_guest_without_ram_rom_and_gaps() -> None:
+    assert regions.parse(MTREE) == (
+        Region("memory", 0xFEB02E00, 0x200, "virtio-mmio"),
+        Region("memory", 0xFEE00000, 0x100000, "apic-msi"),
+        Region("ports", 0x70, 1, "rtc-index"),
+        Region("ports", 0x71, 1, "rtc"),
+    )
+    assert regions.parse("Error: no such command\n") == ()
+
+
+def test_every_bad_neighbour_is_measured_beside_a_victim_in_each_hull() -> None:
+    names = {name for name in measures.METRICS if name.startswith("jitter.")}
+    wanted = {f"jitter.{hog}_{victim}" for hog in ("fork", "memory", "disk", "network") for victim in ("container", "sandbox", "vm")}
+    assert names == wanted | {"jitter.quiet"}
 
 
 def test_sysbench() -> None:

@@ -13,6 +13,7 @@ from tests.fakes import comparison
 
 from twinhull.compare import advice, journal, model, workload
 from twinhull.compare.journal import Journal
+from twinhull.compare.measures import reach
 from twinhull.compare.model import Done, Fact, Sample
 from twinhull.compare.workload import Page
 from twinhull.errors import NotFoundError, UserError
@@ -135,6 +136,24 @@ def test_advice_gives_its_reason(changes: dict[str, Any], trust: str, starts: fl
     assert why in advice.text(found)
     assert any("emulation" in limit for limit in found.limits)
     assert json.loads(json.dumps(advice.plain(found)))["instance"] == "web"
+
+
+@pytest.mark.parametrize(
+    ("calls", "image", "hull", "why"),
+    [
+        ([0, 1, 425], "shop/web", "vm", "(io_uring_setup)"),
+        ([0, 1], "shop/web", "", "Host system calls made for it: container: 3 different ones"),
+        ([0, 1, 425], "shop/other", "", "hasn't been seen"),
+        (None, "shop/web", "", "hasn't been seen"),
+    ],
+)
+def test_system_calls_seen_under_its_own_load_count(calls: list[int] | None, image: str, hull: str, why: str) -> None:
+    found = comparison.results()
+    fact = Fact(reach.CALLS, "container", "3 different ones", "ftrace", {"benign": [321]} if calls is None else {"own": calls})
+    about = replace(posture("own", 0.0), image=image)
+    said = advice.advise(replace(found, facts=(*found.facts, fact)), about)
+    assert said.hull == hull
+    assert why in advice.text(said)
 
 
 def test_a_service_that_starts_on_demand_asks_how_often() -> None:

@@ -20,6 +20,15 @@ from twinhull.spec.instance import InstanceSpec, NetworkMode
 _MUCH = 0.02
 """Share of an hour spent on starting, above which the start latency counts."""
 _HOUR = 3600.0
+_EXPOSED = {
+    101: "ptrace", 155: "pivot_root", 165: "mount", 166: "umount2", 167: "swapon", 175: "init_module", 176: "delete_module",
+    179: "quotactl", 246: "kexec_load", 248: "add_key", 249: "request_key", 250: "keyctl", 272: "unshare", 298: "perf_event_open",
+    303: "name_to_handle_at", 304: "open_by_handle_at", 308: "setns", 310: "process_vm_readv", 311: "process_vm_writev", 312: "kcmp",
+    313: "finit_module", 320: "kexec_file_load", 321: "bpf", 323: "userfaultfd", 425: "io_uring_setup", 426: "io_uring_enter",
+    427: "io_uring_register",
+}  # fmt: skip
+"""System calls that Docker's documentation of its default profile calls significant and refuses, or once refused, for the kernel code that
+they open ("Seccomp security profiles for Docker"), with their numbers on x86-64 (arch/x86/entry/syscalls/syscall_64.tbl)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,7 @@ class Posture:
     """Whether it is started on demand."""
     app: str = ""
     """Of a service."""
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,7 @@ def posture(name: str, runtime: str, spec: InstanceSpec, trust: str, starts: flo
     loose += [f"the capability {name}" for name in spec.security.cap_add]
     if spec.security.seccomp != "default":
         loose.append("a system call filter other than the default")
-    return Posture(name, runtime, trust == "others", starts, spec.resources.memory, needs, tuple(loose))
+    return Posture(name, runtime, trust == "others", starts, spec.resources.memory, needs, tuple(loose), image=spec.image)
 
 
 def of_service(app: str, service: ServiceSpec, trust: str, starts: float) -> Posture:
@@ -77,8 +87,10 @@ def advise(results: Results, about: Posture) -> Advice:
     limits = [*report.remarks, *_same_machine(report)]
     if about.from_zero and not about.starts:
         limits.append("it is started on demand: --starts says how often an hour")
+    if not _own_calls(report, about):
+        limits.append("which system calls it makes hasn't been seen: compare the service itself (measure reach)")
     hull, reasons = _decide(report, about)
-    return Advice(about.name, hull, (*reasons, *_calls(report)), tuple(limits), results.run.id)
+    return Advice(about.name, hull, (*reasons, *_calls(report, about)), tuple(limits), results.run.id)
 
 
 def _about(report: Report, about: Posture) -> Report:
@@ -100,6 +112,8 @@ def _decide(report: Report, about: Posture) -> tuple[str, list[str]]:
         return "vm", ["it runs code of others, and a container shares the host's kernel: " + _kernel(report), *costs]
     if about.loose:
         return "vm", [f"it has {', '.join(about.loose)}: in a container those are the host's kernel's, in a VM its own kernel's", *costs]
+    if exposed := [_EXPOSED[number] for number in _own_calls(report, about) if number in _EXPOSED]:
+        return "vm", [f"it makes system calls that default filters refuse ({', '.join(exposed)}): a VM's own kernel answers them", *costs]
     dear = [cost for cost, heavy in _weighed(report, about) if heavy]
     if dear:
         return "container", ["it runs your own code, and a VM would cost:", *dear]
@@ -147,9 +161,15 @@ def _kernel(report: Report) -> str:
     return "; ".join(f"{subject}: {fact.text}" for subject, fact in cells.items()) or "the last comparison didn't look"
 
 
-def _calls(report: Report) -> list[str]:
-    """The system calls that it makes on the host."""
-    cells = report.isolation.get(reach.CALLS, {})
+def _own_calls(report: Report, about: Posture) -> list[int]:
+    """Numbers of the system calls that it was seen to make under its own load as a container; none if that is of another image."""
+    fact = report.isolation.get(reach.CALLS, {}).get("container")
+    return sorted(fact.data.get("own", ())) if fact and report.run.image == about.image else []
+
+
+def _calls(report: Report, about: Posture) -> list[str]:
+    """What it asks of the host's kernel in either hull."""
+    cells = report.isolation.get(reach.CALLS, {}) if _own_calls(report, about) else {}
     told = "; ".join(f"{subject}: {fact.text}" for subject, fact in cells.items() if subject in ("container", "vm"))
     return [f"{reach.CALLS}: {told}"] if told else []
 

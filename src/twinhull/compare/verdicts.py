@@ -82,8 +82,8 @@ CLAIMS = (
         "Performance under a bad neighbour",
         "A VM protects its neighbours better.",
         "cgroups do it as well.",
-        ("jitter.fork", "jitter.memory", "jitter.disk", "jitter.network"),
-        "The timer's lateness beside a neighbour of the same kind with one CPU; on few cores both share everything.",
+        tuple(f"jitter.{word}_{victim}" for victim in ("container", "vm") for word in ("fork", "memory", "disk", "network")),
+        "How late a timer is beside the same neighbour in a VM and in a container, with one CPU each; on few cores all share everything.",
     ),
     Claim(
         "Scaling",

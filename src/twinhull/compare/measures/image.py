@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from twinhull import home
-from twinhull.compare.bench import SHELL
+from twinhull.compare.bench import SETTLE, SHELL
 from twinhull.compare.measures.base import Measure, Recorder
-from twinhull.compare.model import Bound, Metric
-from twinhull.compare.subjects.base import NotMeasuredError, Wanted
+from twinhull.compare.model import Better, Bound, Metric
+from twinhull.compare.subjects.base import NotMeasuredError, Place, Wanted, resident
 from twinhull.compare.subjects.hull import LABEL
 from twinhull.spec.instance import InstanceSpec, Runtime
 
@@ -20,7 +21,7 @@ class Image(Measure):
     """A copy of the user's image under a new id stands for one that was just pulled."""
 
     name = "image"
-    quick, full, guess, long, warm_up, hulls_only = 1, 5, 0.4, 0.4, False, True
+    quick, full, guess, long, warm_up, hulls_only = 1, 5, 1.2, 1.2, False, True
     metrics = (
         Metric("image.first_use", "A new image: request → first output", "s", "commit of the image under a new id; API run → first byte"),
         Metric(
@@ -28,6 +29,14 @@ class Image(Measure):
             "Disk of a new instance of it",
             "bytes",
             "blocks in use in the instance's folder, right after its start",
+            bound=Bound.OTHER,
+        ),
+        Metric(
+            "image.shared",
+            "Part of two instances' resident memory that is shared",
+            "1",
+            "1 − Pss ÷ Rss of smaps_rollup, over all processes on the host that run for two idle instances",
+            better=Better.HIGHER,
             bound=Bound.OTHER,
         ),
     )
@@ -39,8 +48,18 @@ class Image(Measure):
             if not turn.bench.nature.shell:
                 raise NotMeasuredError(f"the image has no {SHELL}")
             turn.sample("image.first_use", self._first(turn))
-        with turn.attempt("image.instance_disk"), turn.subject.running(turn.bench.lasting()) as place:
-            turn.sample("image.instance_disk", blocks(home.current().instance_state(place.ident)))
+        with turn.attempt("image.instance_disk", "image.shared"), turn.subject.running(turn.bench.lasting()) as place:
+            with turn.attempt("image.instance_disk"):
+                turn.sample("image.instance_disk", blocks(home.current().instance_state(place.ident)))
+            with turn.attempt("image.shared"):
+                turn.sample("image.shared", self._shared(turn, place))
+
+    def _shared(self, turn: Recorder, one: Place) -> float:
+        """Between them, and with what else runs on the machine."""
+        with turn.subject.running(turn.bench.lasting()) as other:
+            time.sleep(SETTLE)
+            whole, own = resident([pid for place in (one, other) for pid in turn.subject.processes(place)])
+        return 1 - own / whole
 
     def _first(self, turn: Recorder) -> float:
         client = turn.bench.client

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from twinhull.compare import bpf, tracee
 from twinhull.compare.measures.base import Measure, Recorder
+from twinhull.compare.report.text import value
 from twinhull.compare.subjects.base import Subject
 from twinhull.errors import TwinhullError
+from twinhull.instance.base import Region
 
 KERNEL, CALLS, VMM, DEVICES, POSTURE = (
     "Kernel",
     "System calls answered to the workload",
     "System calls open to the VMM process",
-    "Devices within reach",
+    "Device surface",
     "Posture of the workload",
 )
 LAST = 470
@@ -87,13 +89,37 @@ def _is_machine(pid: int) -> bool:
         return False
 
 
+_DRIVERS = {"container": "the host's kernel's", "sandbox": "gVisor's", "vm": "its own kernel's"}
+
+
 def _devices(turn: Recorder) -> None:
-    script = "ls /dev | wc -l; ls /sys/bus/virtio/devices 2>/dev/null | wc -l"
-    nodes, virtio = turn.bench.tool(turn.subject, "sh", "-c", script).split()
+    """What a workload can open, and below it what the kernel that answers has of the host: its hardware, or what QEMU emulates."""
+    nodes = json.loads(turn.bench.probe(turn.subject, "nodes"))
+    opened = [path for path, (_, word) in nodes.items() if word == "opened"]
+    disks = [path for path in opened if nodes[path][0] == "block"]
+    names = ", ".join(path.removeprefix("/dev/") for path in opened)
+    reached = f"{len(opened)} of {len(nodes)} nodes in /dev can be opened ({names}), {'disks: ' + ', '.join(disks) if disks else 'no disk'}"
+    words, data = [f"{reached}; their drivers are {_DRIVERS.get(turn.subject.name, 'its kernel')}"], {"nodes": nodes}
     models = _models(turn.subject, turn)
-    emulated = f"; emulated towards the guest: {', '.join(models)}, serial, RTC, interrupt controllers" if models else ""
-    text = f"{nodes} entries in /dev, none of a disk{emulated}"
-    turn.fact(DEVICES, text, "/dev inside; -device of the VMM's command line", {"virtio_seen": int(virtio), "models": models})
+    if models:
+        told, regions = _emulated(turn)
+        words.append(f"{told}, for {', '.join(models)}, a serial line, a clock, interrupt controllers")
+        data |= {"models": models, "regions": [[region.space, region.start, region.size, region.name] for region in regions]}
+    how = "every node opened once, no ioctl; VM: `info mtree -f` of the running QEMU without RAM, ROM and gaps; -device of its command line"
+    turn.fact(DEVICES, "; ".join(words), how, data)
+
+
+def _emulated(turn: Recorder) -> tuple[str, tuple[Region, ...]]:
+    """What QEMU answers to the guest, as the daemon is told by it; or why that isn't known."""
+    try:
+        regions = turn.bench.client.regions(turn.bench.box(turn.subject).ident)
+    except TwinhullError as error:
+        return f"what QEMU answers to the guest isn't known ({error.message})", ()
+    memory, ports = ([region.size for region in regions if region.space == space] for space in ("memory", "ports"))
+    told = (
+        f"QEMU answers {len(memory)} regions of memory ({value(sum(memory), 'bytes')}) and {len(ports)} of I/O ports ({sum(ports)} ports)"
+    )
+    return told, regions
 
 
 def _models(subject: Subject, turn: Recorder) -> list[str]:

@@ -9,16 +9,20 @@ from typing import Any
 
 from twinhull.compare.bench import SHELL
 from twinhull.compare.measures.base import Measure, Recorder
+from twinhull.compare.measures.workload import wait_ready
 from twinhull.compare.model import Metric
 from twinhull.compare.subjects.base import MIB, NotMeasuredError, Wanted, first_page
 from twinhull.compare.subjects.hull import Hull
-from twinhull.spec.instance import Runtime
+from twinhull.compare.workload import Definition
+from twinhull.engine.snapshots import SIGNAL_LABEL, WORD
+from twinhull.spec.instance import InstanceSpec, Runtime
 
 _SHELL_COMMAND = (SHELL, "-c", "echo twinhull")
 _COLD_MEMORY = 97 * MIB
 """An odd size, so that no template of its shape is there; it grows by four MiB with each round."""
-
-
+_ARMED = "/tmp/armed"
+_WAITS = ("sh", "-c", f"trap 'echo twinhull; exit 0' USR1; touch {_ARMED}; sleep 60 & wait; exit 3")
+"""Says nothing but on the signal that it gets when it went on from a snapshot; by itself it ends in a minute."""
 _TRIES, _PARKED_WITHIN = 3, 6.0
 """Starts until a clone of that shape must have waited; and seconds in which one is made."""
 
@@ -64,7 +68,7 @@ class Cold(Measure):
     """What a first start costs, and each of the ways around it alone: a template, a parked clone, a snapshot of the app."""
 
     name = "cold"
-    quick, full, guess, long, warm_up, hulls_only = 1, 5, 6.9, 7.5, False, True
+    quick, full, guess, long, warm_up, hulls_only = 1, 5, 7.6, 7.9, False, True
     metrics = (
         Metric(
             "cold.boot",
@@ -86,6 +90,12 @@ class Cold(Measure):
         Metric("cold.parked_output", "Start from a parked clone: request → first output", "s", "API run of `echo` → first byte"),
         Metric("cold.parked_http", "Start from a parked clone: request → first HTTP 200", "s", "POST /v1/instances?start=true → first 200"),
         Metric(
+            "cold.snapshot_output",
+            "Start from a snapshot of a waiting shell: first output",
+            "s",
+            "API run → first byte of what it says on the signal that it gets when it goes on (twinhull.snapshot.signal)",
+        ),
+        Metric(
             "cold.snapshot", "Start from a snapshot of the warm server: first HTTP 200", "s", "POST /v1/instances?start=true → first 200"
         ),
     )
@@ -104,6 +114,8 @@ class Cold(Measure):
         for metric, way in _PARKED.items():
             with turn.attempt(metric):
                 turn.sample(metric, _parked(turn, way))
+        with turn.attempt("cold.snapshot_output"):
+            turn.sample("cold.snapshot_output", _snapshot_output(turn))
         with turn.attempt("cold.snapshot"):
             turn.sample("cold.snapshot", _snapshot(turn))
 
@@ -164,14 +176,35 @@ def _parked(turn: Recorder, start: Callable[[Recorder], float]) -> float:
     raise NotMeasuredError("no parked clone was there in time")
 
 
-def _snapshot(turn: Recorder) -> float:
-    """Seconds of a start that goes on from a server which has answered before."""
+def _snapshot_output(turn: Recorder) -> float:
+    """Seconds from the request to the first byte that a workload, gone on from its snapshot, writes."""
+    _needs_memory_kept(turn)
+    tools = turn.bench.run.tools
+    wanted = Wanted(tools, _WAITS, snapshot=WORD, base=InstanceSpec(tools, labels={SIGNAL_LABEL: "USR1"}))
+    with turn.subject.running(wanted) as place:
+        wait_ready(turn.subject, place, Definition(check=("test", "-e", _ARMED)))
+        kept = turn.bench.client.snapshot_create(place.ident)
+    try:
+        seconds, code, _ = turn.subject.first_output(wanted)
+    finally:
+        turn.bench.client.snapshot_remove(kept.key)
+    if code:
+        raise NotMeasuredError("the daemon didn't go on from the snapshot, or gave no signal")
+    return seconds
+
+
+def _needs_memory_kept(turn: Recorder) -> None:
     if turn.subject.name != Runtime.VM:
         raise NotMeasuredError("only a VM's memory can be kept")
+
+
+def _snapshot(turn: Recorder) -> float:
+    """Seconds of a start that goes on from a server which has answered before."""
+    _needs_memory_kept(turn)
     server, page = turn.bench.server()
     if server.base is not None:
         raise NotMeasuredError("a snapshot of a service would hold the running application's connections")
-    wanted = replace(server, snapshot="app")
+    wanted = replace(server, snapshot=WORD)
     with turn.subject.running(wanted) as place:
         first_page(place.address, page, time.perf_counter())
         kept = turn.bench.client.snapshot_create(place.ident)

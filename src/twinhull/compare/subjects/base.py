@@ -181,10 +181,22 @@ def pids() -> list[int]:
 
 def anonymous(numbers: list[int]) -> int:
     """Bytes of anonymous memory of these processes. Raises NotMeasuredError where they can't be read."""
+    return _rolled_up(numbers, "Anonymous")
+
+
+def resident(numbers: list[int]) -> tuple[int, int]:
+    """Bytes that these processes have in memory, and the same with each page divided by the number of those that have it (Pss).
+
+    Raises NotMeasuredError.
+    """
+    return _rolled_up(numbers, "Rss"), _rolled_up(numbers, "Pss")
+
+
+def _rolled_up(numbers: list[int], word: str) -> int:
     total = 0
     for pid in numbers:
         text = _read(f"/proc/{pid}/smaps_rollup").decode()
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Anonymous:"))
+        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(f"{word}:"))
     if not total:
         raise NotMeasuredError("the instance's processes can't be read from here: root on the daemon's machine can")
     return total

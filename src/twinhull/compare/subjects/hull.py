@@ -113,7 +113,7 @@ class Hull(Subject):
             runtime=self._runtime,
             entrypoint=base.entrypoint if wanted.command is None else (),
             command=base.command if wanted.command is None else wanted.command,
-            labels={LABEL: self._run},
+            labels={**base.labels, LABEL: self._run},
             resources=replace(resources, pids=0) if self._runtime is Runtime.SANDBOX else resources,
             snapshot=wanted.snapshot,
             mounts=(*base.mounts, *((MountSpec(MountType.VOLUME, wanted.volume),) if wanted.volume else ())),
