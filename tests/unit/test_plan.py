@@ -299,6 +299,30 @@ def test_a_canary_takes_its_percentage_whatever_the_numbers() -> None:
     assert kinds(later) == ["Create web/6"], "half of the traffic needs two of four"
 
 
+def test_the_share_of_a_canary_does_not_fall_after_its_last_step() -> None:
+    spec = service(template={"health": CHECKED}, replicas=4, rollout=RolloutSpec(Strategy.CANARY, (75,), 30.0))
+    wanted, memory = rolling(spec, step=1)
+    for new in (3, 4):
+        seen = [up(n) for n in range(1, 5)] + [up(4 + n, "r2", serving_since=NOW) for n in range(1, new + 1)]
+        plan = one(wanted, *seen, memory=memory)
+        weights = {action.slot: action.weight for action in plan.actions if isinstance(action, act.Serve)}
+        theirs = sum(weights.get(4 + n, 100) for n in range(1, new + 1))
+        assert theirs / (theirs + sum(weights.get(n, 100) for n in range(1, 5))) == pytest.approx(0.75, abs=0.005)
+    gone = one(wanted, up(1), *(up(4 + n, "r2") for n in range(1, 5)), memory=memory)
+    assert kinds(gone) == ["Drain web/1"], "four of five as equals are more than three quarters"
+
+
+@pytest.mark.parametrize("strategy", [Strategy.BLUE_GREEN, Strategy.CANARY, Strategy.ROLLING])
+def test_on_the_way_back_the_failed_revision_takes_nothing_once_the_other_is_enough(strategy: Strategy) -> None:
+    spec = service(template={"health": CHECKED}, replicas=2, rollout=RolloutSpec(strategy))
+    wanted, memory = rolling(spec, RolloutStatus.ROLLING_BACK, reason="12 of 20 requests failed")
+    parked = [up(n, serving=False, draining_since=NOW) for n in (1, 2)]
+    plan = one(wanted, *parked, up(3, "r2"), up(4, "r2"), memory=memory)
+    assert kinds(plan) == ["Serve web/1", "Serve web/2", "Drain web/3", "Drain web/4"]
+    short = one(wanted, parked[0], up(3, "r2"), up(4, "r2"), memory=memory)
+    assert kinds(short) == ["Serve web/1"], "one alone isn't enough for all requests"
+
+
 def test_a_broken_revision_says_why_and_whose_log_lines_matter() -> None:
     wanted, memory = rolling(service(template={"restart": ALWAYS}))
     crashed = Seen("new", "web", 2, "r2", State.RESTARTING, "shop-web-2", exit_code=3, restarts=1)

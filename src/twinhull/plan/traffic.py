@@ -8,7 +8,7 @@ from twinhull.plan import rollout
 from twinhull.plan.actions import Drain, Serve
 from twinhull.plan.condition import RUNS, Condition, label
 from twinhull.plan.draft import Draft
-from twinhull.plan.memory import Rollout
+from twinhull.plan.memory import Rollout, RolloutStatus
 from twinhull.plan.rollout import Member
 from twinhull.plan.scene import Scene
 from twinhull.spec.app import Strategy
@@ -71,16 +71,23 @@ def _weights(scene: Scene, new: int, old: int) -> tuple[int, int]:
     under_way = scene.rollout
     if under_way is None or not new or not old:
         return WEIGHT, WEIGHT
+    if under_way.status is RolloutStatus.ROLLING_BACK and new >= scene.wish.replicas:
+        return WEIGHT, 0  # nothing more for the revision that failed than has to be
     match scene.strategy:
         case Strategy.BLUE_GREEN:
             return (WEIGHT, 0) if under_way.step else (0, WEIGHT)
-        case Strategy.CANARY if under_way.step < len(rollout.steps(scene.wish)):
-            return _shares(_percent(scene, under_way), new, old)
+        case Strategy.CANARY:
+            percent = _percent(scene, under_way)
+            last = under_way.step >= len(rollout.steps(scene.wish))
+            return (WEIGHT, WEIGHT) if last and 100 * new >= percent * (new + old) else _shares(percent, new, old)
     return WEIGHT, WEIGHT
 
 
 def _percent(scene: Scene, under_way: Rollout) -> int:
-    """The share of the new revision: of this step once its instances are ready, until then of the one before."""
+    """The share of the new revision, which never falls: of this step once its instances are ready, until then of the one before.
+
+    After the last step it is that one's at least: the new instances take over as equals once they are enough for it.
+    """
     steps = rollout.steps(scene.wish)
     if under_way.step_at:
         return steps[under_way.step]
