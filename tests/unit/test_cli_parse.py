@@ -44,6 +44,15 @@ def given(line: str) -> Arguments:
         ("rmi a b", {}, {"image": ["a", "b"]}),
         ("commit web", {}, {"instance": ["web"], "image": []}),
         ("commit web img", {}, {"instance": ["web"], "image": ["img"]}),
+        (
+            "compose -f a.yaml -f b.yaml -p shop logs -f web",
+            {"file": ["a.yaml", "b.yaml"], "project_name": "shop", "follow": True},
+            {"service": ["web"]},
+        ),
+        ("compose --profile=x --ansi never up -d", {"profile": ["x"], "detach": True}, {"service": []}),
+        ("compose logs -f web", {"follow": True}, {"service": ["web"]}),
+        ("compose run -p 80:80 --file a web", {"publish": ["80:80"], "file": ["a"]}, {"service": ["web"], "command": []}),
+        ("compose rm -sf", {"stop": True, "force": True}, {"service": []}),
         ("daemon", {}, {}),
         ("daemon -d", {"detach": True}, {}),
         ("daemon stop --all", {"all": True}, {}),
@@ -78,7 +87,11 @@ def test_taken(line: str, options: dict[str, object], places: dict[str, list[str
         ("stpo web", "no command 'stpo'", "twinhull stop"),
         ("image lst", "no command 'image lst'", "image l"),
         ("frobnicate", "no command 'frobnicate'", "twinhull --help"),
-        ("network connect a b", "no command 'network connect'", "network"),
+        ("network connect a b", "no command 'network connect'", "networks are chosen"),
+        ("compose -f a.yaml", "compose needs COMMAND", "compose --help"),
+        ("compose -x up", "compose: unknown option -x", "compose --help"),
+        ("deploy", "no command 'deploy'", "twinhull up"),
+        ("run --gpus all img", "unknown option --gpus", "devices aren't passed in"),
     ],
 )
 def test_refused(line: str, message: str, hint: str) -> None:

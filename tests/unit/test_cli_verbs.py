@@ -74,7 +74,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         ("stop -t 1 web", 0, "web\n"),
         ("stop --all", 0, "web\n"),
         ("kill web", 0, "web\n"),
-        ("kill -s NOPE web", 1, ""),
+        ("kill -s NOPE web", 2, ""),
         ("rm web", 1, ""),
         ("rm -f web gone", 0, "web\ngone\n"),
         ("rm web gone -f", 0, "web\ngone\n"),
@@ -97,7 +97,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         ("image bootstrap debian:bookworm -q -t base", 0, r"\w{64}\n"),
         ("image bootstrap debian", 2, ""),
         ("build -q -t x:1 .", 0, r"\w{64}\n"),
-        ("build /nowhere", 1, ""),
+        ("build /nowhere", 2, ""),
         ("history busybox", 0, r"(.|\n)*"),
         ("network create --internal back", 0, r"\w+\n"),
         ("network ls -f name=def --format {{.Name}}", 0, "default\n"),
@@ -112,7 +112,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         ("volume rm -f gone", 0, "gone\n"),
         ("volume prune -f", 0, ""),
         ("secret create word /etc/hostname", 0, r"\w{64}\n"),
-        ("secret create word /nowhere", 1, ""),
+        ("secret create word /nowhere", 2, ""),
         ("secret ls -q", 0, ""),
         ("secret inspect gone", 1, r"\[\]\n"),
         ("secret rm gone", 1, ""),
@@ -129,7 +129,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: 
         ("events --no-follow --json", 0, r'\{"at":.*\}\n\{.*\}\n'),
         ("__complete instances", 0, "web\n"),
         ("__complete images", 0, r"(.|\n)*busybox:latest\n(.|\n)*"),
-        ("login", 1, ""),
+        ("login", 2, ""),
         ("prune", 2, ""),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 60 else "",
@@ -243,7 +243,7 @@ def test_errors_of_the_daemon_have_hints(run: Run) -> None:
 def test_questions_need_a_terminal_or_force(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     code, _, err = run("system prune")
-    assert code == 1
+    assert code == 2
     assert "--force" in err
 
 

@@ -29,7 +29,13 @@ _RUNTIMES = {
 }
 """As Runtime.parse; a test compares them."""
 _PLAIN = ("name", "hostname", "user", "workdir", "stop_signal", "snapshot")
-_SWITCHES = (("tty", "tty"), ("interactive", "stdin"), ("init", "init"), ("rm", "auto_remove"))
+_SWITCHES = (
+    ("tty", "tty"),
+    ("interactive", "stdin"),
+    ("init", "init"),
+    ("rm", "auto_remove"),
+    ("snapshot_reconnect", "snapshot_reconnect"),
+)
 _RESOURCES = (
     ("cpus", "cpus"),
     ("cpu_shares", "cpu_shares"),
@@ -99,6 +105,20 @@ def process(args: Arguments, around: Here, size: tuple[int, int]) -> dict[str, A
     body |= {"cwd": args.text("workdir"), "user": args.text("user")}
     body |= {"tty": args.switch("tty"), "stdin": args.switch("interactive"), "privileged": args.switch("privileged")}
     return body | {"rows": size[0], "cols": size[1]} if args.switch("tty") else body
+
+
+def additions(args: Arguments, around: Here) -> dict[str, Any]:
+    """Labels, mounts and ports as in an InstanceSpec's JSON: what `compose run` adds to its service. Raises UsageError."""
+    found: dict[str, Any] = {}
+    for section in (_labels, _mounts, _ports):
+        section(args, around, found)
+    return found
+
+
+def pairs(args: Arguments, name: str) -> dict[str, str]:
+    """KEY=VALUE of a repeated option, KEY alone is "". Raises UsageError."""
+    found: dict[str, str] = _value(args, name, args.many(name), values.pairs)
+    return found
 
 
 def resources(args: Arguments) -> dict[str, Any]:

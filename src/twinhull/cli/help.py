@@ -65,16 +65,19 @@ def _listed(command: Command) -> str:
 def group(first: str) -> str:
     """All commands that begin with a word."""
     prefix = table.PREFIXES[first]
-    commands = [
-        c
-        for c in table.every()
-        if not c.hidden and (c.words.startswith(f"{prefix} ") if prefix else c in table.rows("run") + table.rows("instances"))
-    ]
-    lines = [
-        _two(f"{first} {command.words.removeprefix(prefix).strip()}" if prefix else command.words, command.summary, 20)
-        for command in commands
-    ]
-    return "\n".join([f"Usage: twinhull {first} COMMAND …\n", *lines, ""])
+    rows = (*table.rows("run"), *table.rows("instances")) if not prefix else table.every()
+    found = [(_second(command, prefix), command.summary) for command in rows if not command.hidden]
+    lines = [_two(f"{first} {words}" if prefix else words, summary, 20) for words, summary in found if words]
+    front = " [-f FILE]… [-p NAME]" if prefix == "compose" else ""
+    return "\n".join([f"Usage: twinhull {first}{front} COMMAND …\n", *lines, f"\ntwinhull {first} COMMAND --help shows more.", ""])
+
+
+def _second(command: Command, prefix: str) -> str:
+    """What stands behind the prefix, "" if the command can't be written with it."""
+    if not prefix:
+        return command.words
+    spellings = (command.words, *command.aliases)
+    return next((words.removeprefix(f"{prefix} ") for words in spellings if words.startswith(f"{prefix} ")), "")
 
 
 def of(command: Command) -> str:

@@ -1,8 +1,8 @@
 """`twinhull`: the words of the command line to a command, its outcome to an exit code.
 
 The only place that ends the process. Exit codes: 0; what `run` and `exec` pass on from the workload; 125 for their own errors (126 and 127
-where the program can't be run or isn't there); 2 for bad usage; 1 for other failures; 130 after ctrl-c; 141 when whoever
-read our output has gone.
+where the program can't be run or isn't there); 2 for what can't be right whatever the machine's state (bad usage, a malformed file, a name
+that can't be one); 1 for other failures; 130 after ctrl-c; 141 when whoever read our output has gone.
 Only light modules are imported on the way to a hot verb: see docs/adr/0001-one-option-table.md.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from twinhull.cli import table
 from twinhull.cli.parse import UsageError, parse
-from twinhull.errors import CannotRunError, NotFoundError, TwinhullError
+from twinhull.errors import CannotRunError, NotFoundError, TwinhullError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,6 +87,10 @@ def resolve(words: list[str]) -> tuple[Command, list[str]]:
 def _two_words(words: list[str], prefix: str) -> tuple[Command, list[str]] | None:
     """`image ls …`, `container stop …`; None where the first word is a command of its own (`daemon --detach`)."""
     second = words[1] if len(words) > 1 else ""
+    if second.startswith("-") and prefix == "compose" and second not in ("-h", "--help"):
+        from twinhull.cli.front import moved
+
+        return _two_words([words[0], *moved(words[1:])], prefix)
     if not second or second.startswith("-"):
         if table.find(words[0]):
             return None
@@ -135,7 +139,7 @@ def exit_code(error: Exception, command: Command | None) -> int:
         return error.exit_code
     if command is not None and command.own_exit_codes:
         return OWN_ERROR
-    return USAGE if isinstance(error, UsageError) else FAILED
+    return USAGE if isinstance(error, UsageError) or type(error) is UserError else FAILED
 
 
 def _known(words: str) -> Command:
@@ -151,8 +155,11 @@ def _help(words: str) -> int:
 
 
 def _unknown(words: str) -> UsageError:
+    from twinhull.cli import foreign
     from twinhull.cli.suggest import nearest
 
+    if instead := foreign.command(words):
+        return UsageError(f"there is no command {words!r}", instead)
     near = nearest(words, table.names())
     return UsageError(f"there is no command {words!r}", f"did you mean `twinhull {near}`?" if near else "see: twinhull --help")
 

@@ -81,6 +81,7 @@ FILTER = Option("--filter", "only what matches KEY=VALUE; may be repeated", shor
 FORCE = Option("--force", "don't ask, and don't mind if it is in use or missing", short="-f", kind="switch")
 DETACH_KEYS = Option("--detach-keys", "keys that leave it running", metavar="KEYS", default="ctrl-p,ctrl-q")
 SIG_PROXY = Option("--sig-proxy", "pass signals on to it (--sig-proxy=false: don't)", kind="switch", default="true")
+REMOVED = JSON._replace(help="what was removed, for programs")
 HELP = Option("--help", "show this help", kind="switch")
 DEBUG = Option("--debug", "show the traceback of an error", kind="switch")
 GLOBAL = (HELP, DEBUG)

@@ -200,7 +200,8 @@ def usage(command: Command, message: str, hint: str = "") -> UsageError:
 
 
 def _unknown(command: Command, known: dict[str, Option], flag: str) -> UsageError:
+    from twinhull.cli import foreign
     from twinhull.cli.suggest import did_you_mean
 
-    near = did_you_mean(flag, known) if flag.startswith("--") else ""
+    near = foreign.option(flag) or (did_you_mean(flag, known) if flag.startswith("--") else "")
     return usage(command, f"{_title(command)}: unknown option {flag}", near)

@@ -42,8 +42,8 @@ def filters(args: Arguments) -> Query:
 
 
 def each(refs: Iterable[str], action: Callable[[str], str]) -> int:
-    """Do it to each, print what it returns (if anything), and go on after errors; 1 if there was one."""
-    from twinhull.cli.main import report
+    """Do it to each, print what it returns (if anything), and go on after errors; the worst of their exit codes."""
+    from twinhull.cli.main import exit_code, report
 
     refs, status = list(refs), 0
     for ref in refs:
@@ -53,7 +53,7 @@ def each(refs: Iterable[str], action: Callable[[str], str]) -> int:
             if len(refs) == 1 and error.message.startswith("no such instance"):
                 raise  # it may be a service's name: see cli/main.py
             report(error)
-            status = 1
+            status = max(status, exit_code(error, None))
             if "start it with" in error.hint:
                 break  # no daemon: every further one would say the same
         else:
@@ -89,6 +89,15 @@ def follow(title: str, events: Iterator[tuple[str, Any]], *, quiet: bool = False
             if not quiet and not last.startswith("id: "):
                 progress.line(last)
     return last.removeprefix("id: ")
+
+
+def told(args: Arguments, names: Iterable[str]) -> int:
+    """Print names: a line each, or a JSON list with --json."""
+    from twinhull.cli.output import pretty, write
+
+    found = list(names)
+    write(pretty(found) + "\n" if args.switch("json") else "".join(f"{name}\n" for name in found))
+    return 0
 
 
 def confirm(args: Arguments, question: str) -> bool:

@@ -12,6 +12,7 @@ _HOT = {
     **dict.fromkeys(("run", "create", "exec", "attach"), "run"),
     **dict.fromkeys(("start", "stop", "restart", "kill", "pause", "unpause", "rm", "wait", "ps", "logs", "cp"), "instances"),
     **dict.fromkeys(("stats", "top", "inspect", "port", "rename", "update", "diff", "commit", "export"), "instances"),
+    "version": "system",
 }
 """Verb → module, for what must start fast; checked against the rows by a test."""
 

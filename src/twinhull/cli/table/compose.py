@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twinhull.cli.option import FORMAT, JSON, QUIET, Argument, Command, Option
-from twinhull.cli.table import config, load
+from twinhull.cli.table import config, load, members
 
 FILES = (
     Option("--file", "compose file; repeats, later ones win", short="-f", metavar="FILE", repeat=True, complete="files"),
@@ -18,7 +18,19 @@ _SERVICE = Argument("service")
 _COMMAND = Argument("command", "program and its arguments", least=0, most=0)
 _GRACE = Option("--timeout", "grace before it is killed", short="-t", kind="duration", metavar="SECONDS")
 _WAIT_TIMEOUT = Option("--wait-timeout", "give up waiting after this time", kind="duration", metavar="SECONDS")
+_NO_WAIT = Option("--no-wait", "return at once", kind="switch")
+_VIEW = JSON._replace(help="how it stands then, for programs")
 _NO_PREFIX = Option("--no-log-prefix", "don't begin lines with the instance's name", kind="switch")
+
+
+_QUIETLY = QUIET._replace(help="don't show how it goes")
+_TTY = Option("--tty", "as it is anyway on a terminal", short="-t", kind="switch")
+_NO_COLOR = Option("--no-color", "no colours", kind="switch")
+
+
+def _without(letter: str) -> tuple[Option, ...]:
+    """FILES where a short letter is docker compose's own for something else after the verb; before the verb it means the file's."""
+    return tuple(option._replace(short="") if option.short == letter else option for option in FILES)
 
 
 def _row(words: str, summary: str, handler: str, options: tuple[Option, ...], arguments: tuple[Argument, ...], *examples: str) -> Command:
@@ -45,7 +57,9 @@ COMMANDS = (
             Option("--renew-anon-volumes", "replacements don't inherit anonymous volumes", short="-V", kind="switch"),
             Option("--scale", "SERVICE=COUNT; repeats", metavar="SERVICE=COUNT", repeat=True),
             _NO_PREFIX,
-            JSON._replace(help="with --dry-run or --wait: for programs"),
+            _NO_COLOR,
+            Option("--quiet-pull", "don't show the fetching of images", kind="switch"),
+            JSON._replace(help="with --dry-run, --wait or --detach: for programs"),
         ),
         (_SERVICES,),
         "twinhull up",
@@ -56,7 +70,12 @@ COMMANDS = (
         "down",
         "stop and remove an application",
         "apps:down",
-        (Option("--volumes", "its volumes too", short="-v", kind="switch"), _GRACE),
+        (
+            Option("--volumes", "its volumes too", short="-v", kind="switch"),
+            Option("--remove-orphans", "as it is anyway: everything of the application goes", kind="switch"),
+            _GRACE,
+            JSON._replace(help="what was removed and what stays, for programs"),
+        ),
         (),
         "twinhull down -v",
     )._replace(aliases=("compose down",)),
@@ -64,12 +83,20 @@ COMMANDS = (
         "scale",
         "set the number of instances of services; explain SERVICE: why the autoscaler chose its number",
         "apps:scale",
-        (Option("--no-wait", "return at once", kind="switch"), JSON),
+        (_NO_WAIT, _VIEW),
         (Argument("service=count", "or: explain SERVICE", most=0),),
         "twinhull scale web=5 worker=2",
         "twinhull scale explain web",
     )._replace(aliases=("compose scale",)),
-    Command("ls", "list applications", "apps:ls", (FORMAT, JSON, QUIET), (), (("twinhull ls", ""),), aliases=("compose ls", "app ls")),
+    Command(
+        "ls",
+        "list applications",
+        "apps:ls",
+        (Option("--all", "as it is anyway: stopped ones too", short="-a", kind="switch"), FORMAT, JSON, QUIET),
+        (),
+        (("twinhull ls", ""),),
+        aliases=("compose ls", "app ls"),
+    ),
     _row("compose history", "show an application's revisions", "apps:history", (FORMAT, JSON), (), "twinhull compose history")._replace(
         aliases=("revisions",)
     ),
@@ -77,7 +104,7 @@ COMMANDS = (
         "rollback",
         "go back to an earlier revision, images included",
         "apps:rollback",
-        (Option("--no-wait", "return at once", kind="switch"),),
+        (_NO_WAIT, _VIEW),
         (Argument("revision", "as `twinhull revisions` numbers them; the one before if none is given", least=0),),
         "twinhull rollback",
         "twinhull rollback 3",
@@ -95,7 +122,7 @@ COMMANDS = (
         "isolate",
         "move a running service into another hull, without losing a request",
         "apps:isolate",
-        (Option("--no-wait", "return at once", kind="switch"),),
+        (_NO_WAIT, _VIEW),
         (_SERVICE, Argument("runtime", "container, sandbox or vm")),
         "twinhull isolate payment vm",
         "twinhull isolate payment container",
@@ -114,6 +141,8 @@ COMMANDS = (
         "services:ps",
         (
             Option("--services", "only the services", kind="switch"),
+            Option("--all", "as it is anyway: also those that don't run", short="-a", kind="switch"),
+            Option("--status", "only those in a state: running, exited, paused, created", metavar="STATE", repeat=True),
             FORMAT,
             JSON,
             QUIET,
@@ -121,20 +150,26 @@ COMMANDS = (
         (_SERVICES,),
         "twinhull compose ps",
     ),
-    _row(
+    Command(
         "compose logs",
         "show what services write",
         "services:logs",
         (
-            Option("--follow", "go on with what comes", kind="switch"),
+            *_without("-f"),
+            Option("--follow", "go on with what comes", short="-f", kind="switch"),
             Option("--tail", "only the last lines of each instance", short="-n", metavar="LINES"),
             Option("--since", "from a time on: 10m, 2026-01-31T12:00:00Z", metavar="WHEN"),
             Option("--until", "up to a time", metavar="WHEN"),
             Option("--timestamps", "begin each line with its time", short="-t", kind="switch"),
             _NO_PREFIX,
+            _NO_COLOR,
+            JSON._replace(help="an object a line: at, instance, stream, text (base64 where it isn't UTF-8)"),
         ),
         (_SERVICES,),
-        "twinhull compose logs --follow web",
+        (
+            ("twinhull compose logs -f web", ""),
+            ("twinhull compose -f shop.yaml logs --since 10m", "a file is named before the verb, or by --file"),
+        ),
     ),
     _row(
         "compose exec",
@@ -143,7 +178,9 @@ COMMANDS = (
         (
             Option("--detach", "don't wait for it", short="-d", kind="switch"),
             Option("--interactive", "pass stdin on", short="-i", kind="switch", default="true"),
+            _TTY,
             Option("--no-tty", "no terminal", short="-T", kind="switch", aliases=("--no-TTY",)),
+            Option("--privileged", "give the program all capabilities", kind="switch"),
             Option("--env", "set a variable", short="-e", metavar="KEY=VALUE", repeat=True),
             Option("--user", "who runs it", short="-u", metavar="USER"),
             Option("--workdir", "where", short="-w", metavar="PATH"),
@@ -152,41 +189,43 @@ COMMANDS = (
         (_SERVICE, Argument("command", most=0)),
         "twinhull compose exec web sh",
     )._replace(own_exit_codes=True, options_first=True),
-    _row(
+    Command(
         "compose run",
         "run a one-off instance of a service",
         "services:run",
         (
+            *_without("-p"),
             Option("--detach", "leave it in the background", short="-d", kind="switch"),
             Option("--rm", "remove it when it ends", kind="switch"),
+            Option("--build", "build its image first", kind="switch"),
             Option("--no-deps", "don't bring its dependencies up", kind="switch"),
+            Option("--interactive", "pass stdin on", short="-i", kind="switch", default="true"),
+            _TTY,
             Option("--no-tty", "no terminal", short="-T", kind="switch", aliases=("--no-TTY",)),
             Option("--env", "set a variable", short="-e", metavar="KEY=VALUE", repeat=True),
+            Option("--label", "attach a label", short="-l", metavar="KEY[=VALUE]", repeat=True),
             Option("--user", "who runs it", short="-u", metavar="USER"),
             Option("--workdir", "where", short="-w", metavar="PATH"),
             Option("--entrypoint", "instead of the image's", metavar="PROGRAM"),
             Option("--name", "its name", metavar="NAME"),
             Option("--runtime", "container, sandbox or vm", metavar="RUNTIME"),
+            Option("--volume", "mount a volume or a host path", short="-v", metavar="[SOURCE:]TARGET[:OPTIONS]", repeat=True),
+            Option("--publish", "publish a port: [[IP:]HOST:]PORT[/udp]", short="-p", metavar="PORTS", repeat=True),
             Option("--service-ports", "publish the service's ports", short="-P", kind="switch"),
+            Option("--quiet-pull", "don't show the fetching of its image", kind="switch"),
         ),
         (_SERVICE, _COMMAND),
-        "twinhull compose run --rm web python manage.py migrate",
-    )._replace(own_exit_codes=True, options_first=True),
+        (("twinhull compose run --rm web python manage.py migrate", ""), ("twinhull compose -p shop run --rm -p 8080:80 web", "")),
+        own_exit_codes=True,
+        options_first=True,
+    ),
     _row(
         "compose restart", "replace the instances of services", "services:restart", (_GRACE,), (_SERVICES,), "twinhull compose restart web"
     ),
     _row("compose stop", "end the instances of services", "services:stop", (_GRACE,), (_SERVICES,), "twinhull compose stop"),
     _row("compose start", "start what was stopped", "services:start", (), (_SERVICES,), "twinhull compose start"),
-    _row(
-        "compose kill",
-        "send a signal to every instance",
-        "services:kill",
-        (Option("--signal", "which", short="-s", metavar="SIGNAL", default="KILL"),),
-        (_SERVICES,),
-        "twinhull compose kill -s HUP web",
-    ),
+    *members.commands(FILES),
     load.command(FILES),
-    _row("compose top", "show the processes of services", "services:top", (), (_SERVICES,), "twinhull compose top"),
     _row(
         "compose stats",
         "show what services use",
@@ -203,12 +242,12 @@ COMMANDS = (
         "compose port",
         "show where a service's port is published",
         "services:port",
-        (Option("--protocol", "tcp or udp", metavar="PROTOCOL", choices=("tcp", "udp"), default="tcp"),),
+        (Option("--protocol", "tcp or udp", metavar="PROTOCOL", choices=("tcp", "udp"), default="tcp"), JSON),
         (_SERVICE, Argument("port", least=0)),
         "twinhull compose port web 80",
     ),
     _row("compose images", "list the images in use", "services:images", (FORMAT, JSON, QUIET), (_SERVICES,), "twinhull compose images"),
-    _row("compose pull", "fetch the images of services", "services:pull", (), (_SERVICES,), "twinhull compose pull"),
+    _row("compose pull", "fetch the images of services", "services:pull", (_QUIETLY,), (_SERVICES,), "twinhull compose pull"),
     _row(
         "compose build",
         "build the images of services",
@@ -217,10 +256,11 @@ COMMANDS = (
             Option("--no-cache", "from the start", kind="switch"),
             Option("--pull", "fetch newer base images", kind="switch"),
             Option("--build-arg", "KEY=VALUE for the build", metavar="KEY=VALUE", repeat=True),
+            _QUIETLY,
         ),
         (_SERVICES,),
         "twinhull compose build web",
     ),
-    _row("compose push", "push the images of services", "services:push", (), (_SERVICES,), "twinhull compose push"),
+    _row("compose push", "push the images of services", "services:push", (_QUIETLY,), (_SERVICES,), "twinhull compose push"),
     _row("compose events", "show what happens in an application", "services:events", (JSON,), (), "twinhull compose events"),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import Argument, Command, Option
+from twinhull.cli.option import JSON, Argument, Command, Option
 
 OPTIONS = (
     Option("--check", "list what can't be honoured, and why; exit code 1 if that would change the meaning", kind="switch"),
     Option("--format", "yaml or json", metavar="FORMAT", choices=("yaml", "json"), default="yaml"),
+    JSON,
     Option("--services", "only the names of services, each after those it depends on", kind="switch"),
     Option("--images", "only the names of images", kind="switch"),
     Option("--volumes", "only the names of volumes", kind="switch"),

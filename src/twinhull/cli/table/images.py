@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, Argument, Command, Option
+from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, REMOVED, Argument, Command, Option
 
 _IMAGE = Argument("image", complete="images")
 _TLS = Option("--tls-verify", "check the registry's certificate (--tls-verify=false: don't)", kind="switch", default="true")
@@ -18,9 +18,11 @@ COMMANDS = (
             Option("--file", "the Containerfile", short="-f", metavar="FILE", complete="files"),
             Option("--build-arg", "a build argument; KEY alone takes the value from here", metavar="KEY[=VALUE]", repeat=True),
             Option("--label", "put a label on the image", metavar="KEY=VALUE", repeat=True),
+            Option("--secret", "for RUN --mount=type=secret: id=NAME,src=FILE", metavar="SECRET", repeat=True),
             Option("--target", "stop at this stage", metavar="STAGE"),
             Option("--no-cache", "build every step", kind="switch"),
             Option("--pull", "look for newer base images", kind="switch"),
+            Option("--progress", "no effect: lines on stderr, as they come", metavar="TYPE"),
             QUIET._replace(help="print only the image's id"),
         ),
         (Argument("context", "folder with the files; . if left out", least=0, complete="folders"),),
@@ -158,7 +160,7 @@ COMMANDS = (
         "image prune",
         "remove images that nothing uses",
         "images:prune",
-        (Option("--all", "also those with a name", short="-a", kind="switch"), FORCE._replace(help="don't ask")),
+        (Option("--all", "also those with a name", short="-a", kind="switch"), FORCE._replace(help="don't ask"), REMOVED),
         (),
         (("twinhull image prune -af", ""),),
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import DETACH_KEYS, FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, SIG_PROXY, Argument, Command, Option
+from twinhull.cli.option import DETACH_KEYS, FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, REMOVED, SIG_PROXY, Argument, Command, Option
 
 _ONE = Argument("instance", "name, id, or the beginning of an id", complete="instances")
 _MANY = Argument("instance", "names, ids, or beginnings of ids", most=0, complete="instances")
@@ -108,6 +108,7 @@ COMMANDS = (
             Option("--until", "up to a time", metavar="WHEN"),
             Option("--tail", "only the last N lines, or all", short="-n", metavar="N", default="all"),
             Option("--timestamps", "put the time before each line", short="-t", kind="switch"),
+            JSON._replace(help="an object a line: at, stream, text (base64 where it isn't UTF-8)"),
         ),
         (_ONE,),
         (("twinhull logs -f --since 10m --tail 100 -t web", ""),),
@@ -238,7 +239,7 @@ COMMANDS = (
         "container prune",
         "remove all instances that don't run",
         "life:prune",
-        (FORCE._replace(help="don't ask"), FILTER._replace(short="")),
+        (FORCE._replace(help="don't ask"), FILTER._replace(short=""), REMOVED),
         (),
         (("twinhull container prune -f", ""),),
         aliases=("instance prune",),

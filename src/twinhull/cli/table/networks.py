@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, Argument, Command, Option
+from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, REMOVED, Argument, Command, Option
 
 _NETWORK = Argument("network", complete="networks")
 
@@ -53,7 +53,7 @@ COMMANDS = (
         "network prune",
         "remove networks without instances",
         "networks:prune",
-        (FORCE._replace(help="don't ask"),),
+        (FORCE._replace(help="don't ask"), REMOVED),
         (),
         (("twinhull network prune -f", ""),),
     ),

@@ -34,6 +34,12 @@ _IDENTITY = (
     Option("--stop-signal", "signal that `stop` sends", metavar="SIGNAL", spec="stop_signal"),
     Option("--stop-timeout", "grace before `stop` kills", kind="duration", metavar="SECONDS", default="10s", spec="stop_timeout"),
     Option("--snapshot", "app: go on from a snapshot of the warm app (VMs)", choices=("app",), metavar="KIND", spec="snapshot"),
+    Option(
+        "--snapshot-reconnect",
+        "the app may have volumes and secrets: it holds none open when the snapshot is made, and opens them anew (docs/security.md)",
+        kind="switch",
+        spec="snapshot_reconnect",
+    ),
     Option("--cidfile", "write the id to a new file", metavar="FILE", complete="files"),
 )
 _DATA = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, Argument, Command, Option
+from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, REMOVED, Argument, Command, Option
 
 COMMANDS = (
     Command("system df", "show what takes disk space", "system:usage", (FORMAT, JSON), (), (("twinhull system df", ""),)),
@@ -14,6 +14,7 @@ COMMANDS = (
             Option("--all", "also images with a name that no instance uses", short="-a", kind="switch"),
             Option("--volumes", "also volumes that nothing uses", kind="switch"),
             FORCE._replace(help="don't ask"),
+            REMOVED,
         ),
         (),
         (("twinhull system prune -af --volumes", "down to what runs"),),
@@ -87,6 +88,7 @@ COMMANDS = (
         (FORMAT._replace(short="-f"), JSON),
         (),
         (("twinhull version", ""),),
+        aliases=("compose version",),
     ),
     Command(
         "completion",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, Argument, Command, Option
+from twinhull.cli.option import FILTER, FORCE, FORMAT, JSON, NO_TRUNC, QUIET, REMOVED, Argument, Command, Option
 
 _VOLUME = Argument("volume", complete="volumes")
 
@@ -51,7 +51,7 @@ COMMANDS = (
         "volume prune",
         "remove volumes that nothing uses",
         "volumes:prune",
-        (Option("--all", "also those with a name", short="-a", kind="switch"), FORCE._replace(help="don't ask")),
+        (Option("--all", "also those with a name", short="-a", kind="switch"), FORCE._replace(help="don't ask"), REMOVED),
         (),
         (("twinhull volume prune -f", ""),),
     ),

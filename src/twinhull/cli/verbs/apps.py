@@ -66,7 +66,7 @@ def _counts(args: Arguments, words: list[str]) -> dict[str, int]:
     found = {}
     for word in words:
         name, equals, count = word.partition("=")
-        if not (name and equals and count.isdigit()):
+        if not (name and equals and count.isascii() and count.isdigit()):
             raise usage(args.command, f"{word!r} is not SERVICE=COUNT")
         found[name] = int(count)
     return found
@@ -102,7 +102,7 @@ def _images(args: Arguments, spec: AppSpec, services: list[str]) -> None:
         if build and (args.switch("build") or service.pull_policy == "build" or not here):
             verbs.build_service(service)
         elif not build and _pulls(args, service.pull_policy, here=here):
-            verbs.pull_image(image)
+            verbs.pull_image(image, quiet=args.switch("quiet_pull"))
 
 
 def _pulls(args: Arguments, policy: str, *, here: bool) -> bool:
@@ -122,7 +122,7 @@ def _foreground(args: Arguments, name: str) -> int:
     from twinhull.cli.verbs import services as verbs
 
     try:
-        verbs.follow_logs(name, args.all("service"), prefix=not args.switch("no_log_prefix"))
+        verbs.follow_logs(name, args.all("service"), verbs.Look.of(args))
     except KeyboardInterrupt:
         print(f"\nstopping {name} (ctrl-c again: leave it running)", file=sys.stderr)
         with Client() as client:
@@ -136,6 +136,9 @@ def down(args: Arguments) -> int:
     name = apps.name(args)
     with Client() as client, working(f"removing {name}"):
         kept = client.app_down(name, volumes=args.switch("volumes"))
+    if args.switch("json"):
+        output.write(output.pretty({"removed": name, "volumes": args.switch("volumes"), "kept": list(kept)}) + "\n")
+        return 0
     print(f"{name} is removed" + ("" if args.switch("volumes") else "; its volumes are kept (down -v removes them)"))
     for each in kept:
         print(f"{each}; it stays", file=sys.stderr)
@@ -157,7 +160,7 @@ def scale(args: Arguments) -> int:
 def rollback(args: Arguments) -> int:
     """To an earlier revision, and wait until it is ready."""
     name, text = apps.name(args), args.place("revision")
-    if text and not text.isdigit():
+    if text and not (text.isascii() and text.isdigit()):
         raise usage(args.command, f"{text!r} is not a revision's number")
     with Client() as client:
         return _changed(args, client, name, client.app_rollback(name, int(text or 0)))
@@ -171,9 +174,10 @@ def isolate(args: Arguments) -> int:
 
 
 def _changed(args: Arguments, client: Client, name: str, before: AppView) -> int:
-    if args.switch("no_wait"):
-        return 0
-    print(apps.summary(apps.follow(client, name, apps.ready, since=apps.last_number(before))))
+    if not args.switch("no_wait"):
+        return _told(args, apps.follow(client, name, apps.ready, since=apps.last_number(before)))
+    if args.switch("json"):
+        return _told(args, before)
     return 0
 
 
@@ -237,6 +241,7 @@ _ROLLOUTS = Sheet(
         Column("Service", "SERVICE", lambda item: item["service"]),
         Column("Status", "STATUS", lambda item: item["status"]),
         Column("Updated", "UPDATED", lambda item: f"{item['updated']}/{item['total']}"),
+        Column("Share", "TRAFFIC", lambda item: f"{item['share']} %"),
         Column("Old", "OLD", lambda item: item["old"]),
         Column("New", "NEW", lambda item: item["new"]),
         Column("Reason", "REASON", lambda item: item["reason"].partition("\n")[0], flexible=True),

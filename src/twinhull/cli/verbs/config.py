@@ -32,9 +32,14 @@ def config(args: Arguments) -> int:
     if args.switch("quiet"):
         return 0
     if chosen:
-        output.write("".join(f"{printable(line)}\n" for line in _lines(args, chosen[0], loaded, spec)))
+        lines = _lines(args, chosen[0], loaded, spec)
+        output.write(output.pretty(lines) + "\n" if _json(args) else "".join(f"{printable(line)}\n" for line in lines))
         return 0
     return _print(args, loaded)
+
+
+def _json(args: Arguments) -> bool:
+    return args.switch("json") or args.text("format") == "json"
 
 
 def _print(args: Arguments, loaded: Loaded) -> int:
@@ -48,13 +53,16 @@ def _print(args: Arguments, loaded: Loaded) -> int:
     services = args.all("service")
     if services:
         value["services"] = {name: service for name, service in value.get("services", {}).items() if name in services}
-    output.write(render.text(value, args.text("format", "yaml")))
+    output.write(render.text(value, "json" if _json(args) else "yaml"))
     return 0
 
 
 def _check(args: Arguments, spec: AppSpec) -> int:
     fatal = [note for note in spec.notes if note.fatal]
-    if not args.switch("quiet"):
+    if _json(args):
+        rows = [{"where": note.where, "key": note.key, "text": note.text, "refused": note.fatal} for note in spec.notes]
+        output.write(output.pretty(rows) + "\n")
+    elif not args.switch("quiet"):
         for note in sorted(spec.notes, key=lambda note: not note.fatal):
             colour = "red" if note.fatal else "yellow"
             print(f"{paint('refused' if note.fatal else 'note', colour, sys.stdout)} {printable(f'{note.where}: {note.key}: {note.text}')}")

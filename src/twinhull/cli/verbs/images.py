@@ -24,15 +24,48 @@ if TYPE_CHECKING:
 
 def build(args: Arguments) -> int:
     """From a Containerfile; lines on stderr, the id on stdout."""
+    spec: dict[str, Any] = {"tags": args.many("tag"), "target": args.text("target"), "secrets": _build_secrets(args)}
+    spec |= {"args": _build_args(args), "labels": body.pairs(args, "label")}
+    spec |= {"no_cache": args.switch("no_cache"), "pull": args.switch("pull")}
+    if "-" in (args.place("context"), args.text("file")):
+        return _build_from_stdin(args, spec)
+    spec["context"] = _context(args)
+    if args.text("file"):
+        spec["containerfile"] = _containerfile(args, spec["context"])
+    return _long_task(args, "building", "/v1/images/build", spec)
+
+
+def _context(args: Arguments) -> str:
     context = os.path.abspath(args.place("context", "."))
     if not os.path.isdir(context):
         raise UserError(f"{context} is no folder", "name the folder with the files to build from")
-    spec: dict[str, Any] = {"context": context, "tags": args.many("tag"), "target": args.text("target")}
-    spec |= {"args": _build_args(args), "labels": values.pairs(args.many("label"))}
-    spec |= {"no_cache": args.switch("no_cache"), "pull": args.switch("pull")}
-    if args.text("file"):
-        spec["containerfile"] = _containerfile(args, context)
-    return _long_task(args, "building", "/v1/images/build", spec)
+    return context
+
+
+def _build_from_stdin(args: Arguments, spec: dict[str, Any]) -> int:
+    """`build -`: no files beside it; `build -f - FOLDER`."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="twinhull-build-") as folder, _input("-") as stdin:
+        empty = os.path.join(folder, "context")
+        os.mkdir(empty)
+        spec["context"] = empty if args.place("context") == "-" else _context(args)
+        spec["containerfile"] = os.path.join(folder, "Containerfile")
+        with open(spec["containerfile"], "wb") as file:
+            file.write(stdin.read())
+        return _long_task(args, "building", "/v1/images/build", spec)
+
+
+def _build_secrets(args: Arguments) -> dict[str, str]:
+    """id=NAME,src=FILE → NAME: absolute path."""
+    found = {}
+    for text in args.many("secret"):
+        given = dict(part.partition("=")[::2] for part in text.split(","))
+        path = os.path.abspath(given.get("src") or given.get("source") or "")
+        if not given.get("id") or not given.keys() <= {"id", "src", "source", "type"} or not os.path.isfile(path):
+            raise usage(args.command, f"--secret {text}: use id=NAME,src=FILE")
+        found[given["id"]] = path
+    return found
 
 
 def _build_args(args: Arguments) -> dict[str, str]:
@@ -195,6 +228,4 @@ def prune(args: Arguments) -> int:
     what = "images that no instance uses" if args.switch("all") else "images without a name"
     if not remote.confirm(args, f"This removes all {what}."):
         return 1
-    for name in thin.call("POST", "/v1/images/prune", {"all": args.switch("all")}):
-        print(name)
-    return 0
+    return remote.told(args, thin.call("POST", "/v1/images/prune", {"all": args.switch("all")}))

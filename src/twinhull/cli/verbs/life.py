@@ -104,7 +104,10 @@ def prune(args: Arguments) -> int:
             return ""  # somebody else was faster
         return ref
 
-    return remote.each([view["id"] for view in views if not _runs(view)], one)
+    found = [view["id"] for view in views if not _runs(view)]
+    if not args.switch("json"):
+        return remote.each(found, one)
+    return remote.told(args, filter(None, map(one, found)))
 
 
 def wait(args: Arguments) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twinhull.cli import output, remote, sheets
 from twinhull.client import thin
-from twinhull.errors import NotFoundError, UserError
+from twinhull.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def port(args: Arguments) -> int:
         inside, _, protocol = wanted.partition("/")
         mappings = [m for m in mappings if str(m["container_port"]) == inside and m["protocol"] == (protocol or "tcp")]
         if not mappings:
-            raise UserError(f"{ref} publishes no port {inside}/{protocol or 'tcp'}", f"see: twinhull port {ref}")
+            raise NotFoundError(f"{ref} publishes no port {inside}/{protocol or 'tcp'}", f"see: twinhull port {ref}")
     if output.chosen(args) == "table":
         lines = [
             sheets.host_address(m) if wanted else f"{m['container_port']}/{m['protocol']} -> {sheets.host_address(m)}" for m in mappings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from twinhull.cli import output, remote, sheets, values
+from twinhull.cli import body, output, remote, sheets
 from twinhull.cli.parse import usage
 from twinhull.cli.picking import pick
 from twinhull.client import thin
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def create(args: Arguments) -> int:
     """Make one and print its id."""
-    spec: dict[str, Any] = {"name": args.place("name"), "internal": args.switch("internal"), "labels": values.pairs(args.many("label"))}
+    spec: dict[str, Any] = {"name": args.place("name"), "internal": args.switch("internal"), "labels": body.pairs(args, "label")}
     spec |= {name: args.options[name] for name in ("subnet", "mtu") if args.has(name)}
     for text in args.many("opt"):
         key, _, value = text.partition("=")
-        if key.rpartition(".")[2] != "mtu":  # com.docker.network.driver.mtu too
+        if key.rpartition(".")[2] != "mtu" or not (value.isascii() and value.isdigit()):  # com.docker.network.driver.mtu too
             raise usage(args.command, f"--opt {text}: only mtu=BYTES is understood")
-        spec["mtu"] = int(value) if value.isdigit() else 0
+        spec["mtu"] = int(value)
     print(thin.call("POST", "/v1/networks", body=spec)["id"])
     return 0
 
@@ -59,6 +59,4 @@ def prune(args: Arguments) -> int:
     """Remove those without instances."""
     if not remote.confirm(args, "This removes all networks without instances."):
         return 1
-    for name in thin.call("POST", "/v1/networks/prune"):
-        print(name)
-    return 0
+    return remote.told(args, thin.call("POST", "/v1/networks/prune"))

@@ -10,15 +10,17 @@ import threading
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twinhull.cli import apps, human, output, remote, sheets
 from twinhull.cli.output import Sheet
+from twinhull.cli.parse import usage
 from twinhull.cli.progress import working
 from twinhull.cli.style import coloured, printable
+from twinhull.cli.verbs.members import chosen
 from twinhull.client import thin
 from twinhull.client.sync import Client
-from twinhull.errors import NotFoundError, TwinhullError, UserError
+from twinhull.errors import NotFoundError, TwinhullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,13 +41,14 @@ def _view(args: Arguments) -> AppView:
 def ps(args: Arguments) -> int:
     """The instances, or the services."""
     view = _view(args)
-    chosen = args.all("service")
+    chosen, states = args.all("service"), args.many("status")
     if args.switch("services"):
         rows = [asdict(service) for service in view.services if not chosen or service.name in chosen]
         return output.rows(args, _services(), rows)
     ids = [member.id for _, member in apps.members(view, chosen)]
     by_id = {row["id"]: row for row in thin.call("GET", "/v1/instances", {"all": True})}
-    return output.rows(args, sheets.instances(time()), [by_id[each] for each in ids if each in by_id])
+    rows = [by_id[each] for each in ids if each in by_id and (not states or by_id[each]["state"] in states)]
+    return output.rows(args, sheets.instances(time()), rows)
 
 
 def _services() -> Sheet:
@@ -72,11 +75,10 @@ def logs(args: Arguments) -> int:
     """Of all instances of the services, each line with its instance's name."""
     from twinhull.cli.verbs.streams import selection
 
-    query = selection(args)
-    prefix, stamps = not args.switch("no_log_prefix"), args.switch("timestamps")
+    query, look = selection(args), Look.of(args)
     if args.switch("follow"):
         with suppress(KeyboardInterrupt):
-            follow_logs(apps.name(args), args.all("service"), prefix=prefix, stamps=stamps, query=query)
+            follow_logs(apps.name(args), args.all("service"), look, query=query)
         return 0
     view = _view(args)
     width = _width(view)
@@ -85,11 +87,26 @@ def logs(args: Arguments) -> int:
         for _, entry in thin.sse("GET", remote.instance_path(member.id, "logs"), query):
             entries.append((entry["at"], index, member.name, entry))
     for _, index, name, entry in sorted(entries, key=lambda row: row[:2]):
-        _print_line(entry, _Form(name, index, width, prefix, stamps))
+        _print_line(entry, name, index, width, look)
     return 0
 
 
-def follow_logs(name: str, services: list[str], *, prefix: bool = True, stamps: bool = False, query: dict[str, Any] | None = None) -> None:
+class Look(NamedTuple):
+    """How lines are shown."""
+
+    prefix: bool
+    stamps: bool
+    colours: bool
+    json: bool
+
+    @classmethod
+    def of(cls, args: Arguments) -> Look:
+        """As the options say."""
+        colours = coloured(sys.stdout) and not args.switch("no_color")
+        return cls(not args.switch("no_log_prefix"), args.switch("timestamps"), colours, args.switch("json"))
+
+
+def follow_logs(name: str, services: list[str], look: Look, *, query: dict[str, Any] | None = None) -> None:
     """All that is written from now on (with `query` from before), instances that come later included, until the app has gone."""
     lines: queue.Queue[tuple[str, int, Any] | None] = queue.Queue(1000)
     known: dict[str, int] = {}
@@ -117,26 +134,22 @@ def follow_logs(name: str, services: list[str], *, prefix: bool = True, stamps: 
     while (item := lines.get()) is not None:
         member, index, entry = item
         width = max(width, len(member))
-        _print_line(entry, _Form(member, index, width, prefix, stamps))
+        _print_line(entry, member, index, width, look)
 
 
-class _Form:
-    """How a line is shown."""
+def _print_line(entry: dict[str, Any], member: str, index: int, width: int, look: Look) -> None:
+    from twinhull.cli.verbs.streams import as_json, data_of
 
-    def __init__(self, name: str, index: int, width: int, prefix: bool, stamps: bool) -> None:
-        head = f"{name:<{width}} | " if prefix else ""
-        colour = _COLOURS[index % len(_COLOURS)]
-        self.head = f"\x1b[{colour}m{head}\x1b[0m" if prefix and coloured(sys.stdout) else head
-        self.stamps = stamps
-
-
-def _print_line(entry: dict[str, Any], form: _Form) -> None:
-    from twinhull.cli.verbs.streams import data_of
-
-    stamp = f"{human.stamp(entry['at'], fraction=True)} " if form.stamps else ""
+    if look.json:
+        output.write(as_json(entry, instance=member))
+        return
+    head = f"{member:<{width}} | " if look.prefix else ""
+    if head and look.colours:
+        head = f"\x1b[{_COLOURS[index % len(_COLOURS)]}m{head}\x1b[0m"
+    stamp = f"{human.stamp(entry['at'], fraction=True)} " if look.stamps else ""
     data = data_of(entry)
     target = (sys.stderr if entry.get("stream") in (_STDERR, "stderr") else sys.stdout).buffer
-    target.write((form.head + stamp).encode() + data + (b"" if data.endswith(b"\n") else b"\n"))
+    target.write((head + stamp).encode() + data + (b"" if data.endswith(b"\n") else b"\n"))
     target.flush()
 
 
@@ -150,12 +163,13 @@ def execute(args: Arguments) -> int:
     from twinhull.cli.verbs.run import exec_in
 
     found = apps.members(_view(args), [args.place("service")], running=True)
-    index = args.number("index")
-    chosen = [member for _, member in found if index in (None, member.slot)]
-    if not chosen:
-        raise NotFoundError(f"service {args.place('service')} has no running instance{f' {index}' if index else ''}", "twinhull compose ps")
-    member = min(chosen, key=lambda each: (not each.serving, each.slot))
-    return exec_in(args, member.id, _with_terminal(args, body.process(args, body.here(), terminal_size())))
+    member = chosen(found, args.place("service"), args.number("index"))
+    return exec_in(args, member.id, _with_terminal(args, body.process(_without_env_file(args), body.here(), terminal_size())))
+
+
+def _without_env_file(args: Arguments) -> Arguments:
+    """--env-file is the compose file's here, not the program's."""
+    return args._replace(options={name: value for name, value in args.options.items() if name != "env_file"})
 
 
 def _with_terminal(args: Arguments, process: dict[str, Any]) -> dict[str, Any]:
@@ -169,28 +183,38 @@ def _with_terminal(args: Arguments, process: dict[str, Any]) -> dict[str, Any]:
 
 def run(args: Arguments) -> int:
     """A one-off instance, its dependencies up first."""
+    from twinhull.cli import body
     from twinhull.cli.verbs.run import run_spec
     from twinhull.spec.instance import Runtime
 
     service = args.place("service")
+    given = body.additions(args, body.here())
     with Client() as client:
         name = _brought_up(args, client, service)
         spec = client.app_one_off(name, service)
+        ports = client.app_spec(name).services[service].ports if args.switch("service_ports") else ()
     changes: dict[str, Any] = {"auto_remove": args.switch("rm"), "name": args.text("name") or f"{name}-{service}-run-{os.urandom(3).hex()}"}
     if args.all("command"):
         changes["command"] = tuple(args.all("command"))
     if args.has("entrypoint"):
         changes["entrypoint"] = (args.text("entrypoint"),)
     if args.many("env"):
-        changes["env"] = (*spec.env, *args.many("env"))
+        changes["env"] = (*spec.env, *body.environment(_without_env_file(args), body.here()))
     for option, field in (("user", "user"), ("workdir", "workdir")):
         if args.has(option):
             changes[field] = args.text(option)
     if args.has("runtime"):
-        changes["runtime"] = Runtime.parse(args.text("runtime"))
+        try:
+            changes["runtime"] = Runtime.parse(args.text("runtime"))
+        except ValueError as error:
+            raise usage(args.command, f"--runtime: {error}") from None
     tty = not args.switch("no_tty") and not args.switch("detach") and sys.stdin.isatty() and sys.stdout.isatty()
-    changed = replace(spec, tty=tty, stdin=not args.switch("detach"), **changes)
-    return run_spec(args, asdict(changed), detach=args.switch("detach"))
+    stdin = args.switch("interactive", True) and not args.switch("detach")
+    made = asdict(replace(spec, tty=tty, stdin=stdin, **changes))
+    made["ports"] = [*map(asdict, ports), *given.get("ports", ())]
+    made["mounts"] = [*made["mounts"], *given.get("mounts", ())]
+    made["labels"] = made["labels"] | given.get("labels", {})
+    return run_spec(args, made, detach=args.switch("detach"))
 
 
 def _brought_up(args: Arguments, client: Client, service: str) -> str:
@@ -198,12 +222,21 @@ def _brought_up(args: Arguments, client: Client, service: str) -> str:
     from twinhull.engine.apps.base import UpOptions
 
     spec = apps.spec(args, [service])
-    needed = tuple(each.service for each in spec.services[service].depends_on)
-    if args.switch("no_deps") or not needed:
-        if apps.present(client, spec.name) is None:
-            client.app_up(spec, UpOptions(services=needed))
+    described = spec.services[service]
+    quiet = args.switch("quiet_pull")
+    if described.build is not None and (args.switch("build") or not remote.image_exists(described.template.image)):
+        build_service(described, quiet=quiet)
+    elif described.build is None and not remote.image_exists(described.template.image):
+        pull_image(described.template.image, quiet=quiet)
+    needed = tuple(each.service for each in described.depends_on) if not args.switch("no_deps") else ()
+    present = apps.present(client, spec.name)
+    if not needed and present is not None:
         return spec.name
-    before = client.app_up(spec, UpOptions(services=needed))
+    if not needed:
+        # its networks and volumes, but no service of it
+        alone = replace(described, depends_on=(), replicas=0, scale=None)
+        spec, needed = replace(spec, services={**spec.services, service: alone}), (service,)
+    before = client.app_up(spec, UpOptions(cause=f"run {service}", services=needed))
     apps.follow(client, spec.name, apps.ready, since=apps.last_number(before))
     return spec.name
 
@@ -234,28 +267,7 @@ def _turn(args: Arguments, change: Callable[[Client, str], AppView], done: Calla
     return 0
 
 
-def kill(args: Arguments) -> int:
-    """A signal to each instance."""
-    query = {"signal": args.text("signal", "KILL")}
-
-    def one(ref: str) -> str:
-        thin.call("POST", remote.instance_path(ref, "kill"), query)
-        return ref
-
-    return remote.each([member.name for _, member in apps.members(_view(args), args.all("service"), running=True)], one)
-
-
 # looking
-
-
-def top(args: Arguments) -> int:
-    """Processes, an instance after the other."""
-    for _, member in apps.members(_view(args), args.all("service"), running=True):
-        print(member.name)
-        found = thin.call("GET", remote.instance_path(member.id, "top"))
-        output.rows(args, sheets.processes(found), found)
-        print()
-    return 0
 
 
 def stats(args: Arguments) -> int:
@@ -275,7 +287,10 @@ def port(args: Arguments) -> int:
     protocol = args.text("protocol", "tcp")
     found = [m for m in service.ports if m.protocol == protocol and (not wanted or str(m.container_port) == wanted)]
     if wanted and not found:
-        raise UserError(f"service {name} publishes no port {wanted}/{protocol}")
+        raise NotFoundError(f"service {name} publishes no port {wanted}/{protocol}")
+    if args.switch("json"):
+        output.write(output.pretty([asdict(mapping) for mapping in found]) + "\n")
+        return 0
     for mapping in found:
         where = sheets.host_address(asdict(mapping))
         print(where if wanted else f"{mapping.container_port}/{mapping.protocol} -> {where}")
@@ -314,16 +329,16 @@ def events(args: Arguments) -> int:
 # images
 
 
-def pull_image(image: str) -> None:
+def pull_image(image: str, *, quiet: bool = False) -> None:
     """Fetch one."""
-    remote.pull(image, tls_verify=True, quiet=False)
+    remote.pull(image, tls_verify=True, quiet=quiet)
 
 
 def pull(args: Arguments) -> int:
     """Fetch those that aren't built here."""
     for service in _wanted(args):
         if service.build is None and service.pull_policy != "never":
-            pull_image(service.template.image)
+            pull_image(service.template.image, quiet=args.switch("quiet"))
     return 0
 
 
@@ -339,7 +354,7 @@ def build(args: Arguments) -> int:
             no_cache=service.build.no_cache or args.switch("no_cache"),
             pull=service.build.pull or args.switch("pull"),
         )
-        build_service(replace(service, build=changed))
+        build_service(replace(service, build=changed), quiet=args.switch("quiet"))
     if not services:
         print("no service has a build section", file=sys.stderr)
     return 0
@@ -350,7 +365,7 @@ def push(args: Arguments) -> int:
     for service in _wanted(args):
         if service.build is not None:
             image = service.template.image
-            remote.follow(f"pushing {image}", thin.sse("POST", "/v1/images/push", {"ref": image}))
+            remote.follow(f"pushing {image}", thin.sse("POST", "/v1/images/push", {"ref": image}), quiet=args.switch("quiet"))
     return 0
 
 
@@ -359,7 +374,7 @@ def _wanted(args: Arguments) -> list[ServiceSpec]:
     return [service for service in apps.spec(args, chosen).services.values() if not chosen or service.name in chosen]
 
 
-def build_service(service: ServiceSpec) -> None:
+def build_service(service: ServiceSpec, *, quiet: bool = False) -> None:
     """Build the image of a service, telling how it goes."""
     found = service.build
     assert found is not None  # asked of services with a build only
@@ -374,7 +389,7 @@ def build_service(service: ServiceSpec) -> None:
             "args": found.args, "labels": found.labels, "secrets": found.secrets, "no_cache": found.no_cache, "pull": found.pull,
         }  # fmt: skip
         with working(f"building {service.name}"):
-            remote.follow(f"building {service.name}", thin.sse("POST", "/v1/images/build", None, body), quiet=not sys.stderr.isatty())
+            remote.follow(f"building {service.name}", thin.sse("POST", "/v1/images/build", None, body), quiet=quiet)
 
 
 def _width(view: AppView) -> int:

@@ -23,8 +23,20 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 def logs(args: Arguments) -> int:
     """What it wrote, each stream to its own."""
     query = {"follow": args.switch("follow"), **selection(args)}
+    if args.switch("json"):
+        for _, entry in thin.sse("GET", remote.instance_path(args.place("instance"), "logs"), query):
+            output.write(as_json(entry))
+        return 0
     show_logs(args.place("instance"), query, timestamps=args.switch("timestamps"))
     return 0
+
+
+def as_json(entry: dict[str, Any], **more: str) -> str:
+    """A line for programs."""
+    from json import dumps
+
+    stream = "stderr" if entry.get("stream") in (_STDERR, "stderr") else "stdout"
+    return dumps({"at": entry["at"], **more, **entry, "stream": stream}, separators=(",", ":")) + "\n"
 
 
 def selection(args: Arguments) -> dict[str, Any]:

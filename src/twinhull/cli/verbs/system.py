@@ -30,10 +30,10 @@ def prune(args: Arguments) -> int:
     if not remote.confirm(args, f"This removes all {', '.join(what)}."):
         return 1
     found = thin.call("POST", "/v1/system/prune", {"all": args.switch("all"), "volumes": args.switch("volumes")})
-    for kind, names in found.items():
-        for name in names:
-            print(f"{kind} {name}")
-    return 0
+    if args.switch("json"):
+        output.write(output.pretty(found) + "\n")
+        return 0
+    return remote.told(args, [f"{kind} {name}" for kind, names in found.items() for name in names])
 
 
 def info(args: Arguments) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from twinhull.cli import output, remote, sheets, values
+from twinhull.cli import body, output, remote, sheets
 from twinhull.cli.picking import pick
 from twinhull.client import thin
 from twinhull.errors import NotFoundError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def create(args: Arguments) -> int:
     """Make one and print its name."""
     spec: dict[str, Any] = {"name": args.place("name") or args.text("name"), "driver": args.text("driver", "local")}
-    spec |= {"labels": values.pairs(args.many("label")), "options": values.pairs(args.many("opt"))}
+    spec |= {"labels": body.pairs(args, "label"), "options": body.pairs(args, "opt")}
     print(thin.call("POST", "/v1/volumes", body=spec)["name"])
     return 0
 
@@ -55,6 +55,4 @@ def prune(args: Arguments) -> int:
     what = "all volumes" if args.switch("all") else "all volumes without a name"
     if not remote.confirm(args, f"This removes {what} that nothing uses, with their data."):
         return 1
-    for name in thin.call("POST", "/v1/volumes/prune", {"all": args.switch("all")}):
-        print(name)
-    return 0
+    return remote.told(args, thin.call("POST", "/v1/volumes/prune", {"all": args.switch("all")}))
