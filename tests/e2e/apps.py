@@ -21,16 +21,19 @@ PATIENCE = 180.0
 """Seconds for what an application does by itself, emulated guests on a crowded machine included."""
 SERVER = """\
 #!/bin/sh
-# answers CODE with TEXT on port 8080 after WARM_UP seconds; ends at once when asked to
+# answers CODE with TEXT on port 8080 after WARM_UP seconds, each time after doing FIRST; ends at once when asked to; USR1: eats all memory
 mkdir -p /www/cgi-bin
-printf '#!/bin/sh\\nprintf "Status: %s\\\\r\\\\n\\\\r\\\\n%s"\\n' "$CODE" "$TEXT" > /www/cgi-bin/x
+printf '#!/bin/sh\\n%s\\nprintf "Status: %s\\\\r\\\\n\\\\r\\\\n%s"\\n' "$FIRST" "$CODE" "$TEXT" > /www/cgi-bin/x
 chmod 755 /www/cgi-bin/x
 echo "serving $TEXT"
 [ -z "$CRASH" ] || { echo "cannot go on: $CRASH" >&2; exit 3; }
 sleep "${WARM_UP:-0}"
 trap 'exit 0' TERM
+eat() { x=0123456789; while :; do x=$x$x; done; }
+trap eat USR1
+[ -z "$EAT" ] || eat
 httpd -f -p 8080 -h /www &
-wait
+wait $!
 """
 COMPOSE = """\
 name: {name}
@@ -39,10 +42,12 @@ services:
     image: busybox
     runtime: {runtime}
     command: [sh, -c, "{command}"]
-    environment: {{CODE: "${{CODE:-200}}", TEXT: "${{TEXT:-one}}", CRASH: "${{CRASH:-}}", WARM_UP: "${{WARM_UP:-0}}"}}
+    environment:
+      {{CODE: "${{CODE:-200}}", TEXT: "${{TEXT:-one}}", WARM_UP: "${{WARM_UP:-0}}",
+        FIRST: "${{FIRST:-}}", CRASH: "${{CRASH:-}}", EAT: "${{EAT:-}}"}}
     stop_grace_period: 20s
     deploy: {{replicas: 2, resources: {{limits: {{memory: 96M}}}}, update_config: {{monitor: 2s}}}}
-    x-twinhull: {{route: {{host: {name}.localhost, port: 8080}}}}
+    x-twinhull: {{route: {{host: {name}.localhost, port: 8080}}{rollout}}}
 {more}
 """
 
@@ -56,14 +61,19 @@ class App:
     name: str = "demo"
     runtime: str = "container"
     more: str = ""
+    rollout: str = ""
     env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        script = self.folder / "server.sh"
-        script.write_text(SERVER)
-        text = json.dumps(SERVER.replace("$", "$$"))[1:-1]
         self.file = self.folder / f"{self.name}.yaml"
-        self.file.write_text(COMPOSE.format(name=self.name, runtime=self.runtime, command=text, more=self.more))
+        self.write()
+
+    def write(self) -> None:
+        """Its compose file, as the fields say now."""
+        (self.folder / "server.sh").write_text(SERVER)
+        text = json.dumps(SERVER.replace("$", "$$"))[1:-1]
+        rollout = f", rollout: {self.rollout}" if self.rollout else ""
+        self.file.write_text(COMPOSE.format(name=self.name, runtime=self.runtime, command=text, more=self.more, rollout=rollout))
 
     def cli(self, verb: str, *words: str, check: bool = True, timeout: float = PATIENCE, **env: str) -> Any:
         """A command on it."""
@@ -115,11 +125,17 @@ class Counted:
 
 
 @contextlib.contextmanager
-def load(app: App, rate: float, new: float = 0.3, samples: Path | None = None, path: str = "/cgi-bin/x") -> Iterator[Counted]:
-    """Requests at a steady rate as long as the block takes; then the counts are there. samples: a file for every answer's time."""
+def load(
+    app: App, rate: float, *, new: float = 0.3, samples: Path | None = None, path: str = "/cgi-bin/x", post: float = 0.0
+) -> Iterator[Counted]:
+    """Requests at a steady rate as long as the block takes; then the counts are there.
+
+    samples: a file for every answer's time. post: the share of requests that nobody may repeat.
+    """
     stop, counted = app.folder / "stop", Counted()
     stop.unlink(missing_ok=True)
     argv = [sys.executable, str(Path(__file__).parents[1] / "load.py"), "--port", "80", "--host", f"{app.name}.localhost"]
+    argv += ["--post", str(post), "--post-path", path]
     argv += ["--path", path, "--rate", str(rate), "--new", str(new), "--bodies", "--until", str(stop)]
     argv += ["--samples", str(samples)] if samples else []
     process = app.daemon.net.popen(*argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

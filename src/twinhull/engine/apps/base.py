@@ -22,6 +22,8 @@ class RolloutView:
     total: int = 0
     since: float = 0.0
     reason: str = ""
+    share: int = 0
+    """Percent of new connections that the new fingerprint takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ class AppEngine(abc.ABC):
 
     @abc.abstractmethod
     async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
-        """verb: pause, resume or abort (go back to what was)."""
+        """verb: pause, resume or abort (go back to what was). Raises ConflictError where that changes nothing."""
 
     @abc.abstractmethod
     async def isolate(self, name: str, service: str, runtime: str) -> AppView:

@@ -302,13 +302,11 @@ class LocalApps(AppEngine):
 
     async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
         app = self._find(name)
-        for service in self._chosen(app, services):
-            before = app.memory.get(service)
-            if before is None or before.rollout is None:
-                if services:
-                    raise ConflictError(f"service {service} has no rollout under way")
-                continue
-            app.memory[service] = _turn(verb, before)
+        turned = {each: _turn(verb, app.memory.get(each, memories.Memory())) for each in self._chosen(app, services)}
+        idle = [each for each, after in turned.items() if after == app.memory.get(each, memories.Memory())]
+        if idle and (services or len(idle) == len(turned)):
+            raise ConflictError(f"no rollout of {', '.join(idle)} to {verb}", f"twinhull rollout -p {name} status")
+        app.memory.update({each: after for each, after in turned.items() if each not in idle})
         app.save()
         app.wake()
         return self._view(app)

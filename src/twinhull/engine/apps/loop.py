@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,15 +19,18 @@ from twinhull.errors import TwinhullError
 from twinhull.plan import reconcile
 from twinhull.plan.actions import Action, Drain, Plan, Serve, Tell
 from twinhull.plan.lifecycle import State
-from twinhull.plan.memory import UNDER_WAY
+from twinhull.plan.memory import UNDER_WAY, RolloutStatus
 from twinhull.plan.observed import Failure, Observed
-from twinhull.spec.app import SERVICE_LABEL
+from twinhull.spec.app import SERVICE_LABEL, ServiceSpec
 
 _log = logging.getLogger(__name__)
 _PROBE_FIRST, _PROBE_EVERY = 0.002, 0.05
 """Seconds between two connects to a port that doesn't answer yet: soon at first, since somebody may wait for it; each a half longer."""
 _DRAIN_LOOK = 0.25
 """Seconds between two questions how many connections are open."""
+_FAULT_LOOK = 0.5
+"""Seconds between two questions what the gateway holds against instances, while a new revision is on trial."""
+_ON_TRIAL = frozenset({RolloutStatus.RUNNING, RolloutStatus.MONITORING})
 _TRY_AGAIN = 2.0
 """Seconds until what is in the way of a change of traffic is tried again."""
 
@@ -78,10 +81,7 @@ class Loop:
         if app.wanted.removed and not (plan.actions or app.busy or app.members or again):
             await self.ended(app)
             return 0.0
-        draining = any(member.state.draining_since for member in app.members.values())
-        look = observed.now + _DRAIN_LOOK if draining else 0.0
-        retry = observed.now + _TRY_AGAIN if app.trouble else 0.0
-        return min((at for at in (plan.wake_at, look, retry) if at), default=0.0)
+        return min((at for at in (plan.wake_at, *looks(app, observed.now)) if at), default=0.0)
 
     async def _observe(self, app: App) -> Observed:
         lives = self.hands.instances.lives
@@ -171,6 +171,22 @@ class Loop:
                 return
             await asyncio.sleep(pause)
             pause = min(_PROBE_EVERY, pause * 1.5)
+
+
+def looks(app: App, now: float) -> Iterator[float]:
+    """When to look for what no event tells: connections that end, errors that are answered, the end of what is in the way."""
+    if any(member.state.draining_since for member in app.members.values()):
+        yield now + _DRAIN_LOOK
+    if any(_on_trial(app, spec) for spec in app.spec.services.values()):
+        yield now + _FAULT_LOOK
+    if app.trouble:
+        yield now + _TRY_AGAIN
+
+
+def _on_trial(app: App, spec: ServiceSpec) -> bool:
+    """Whether what the gateway sees of the service may turn a rollout back."""
+    memory = app.memory.get(spec.name)
+    return bool(spec.routes) and memory is not None and memory.rollout is not None and memory.rollout.status in _ON_TRIAL
 
 
 async def _wait(app: App, until: float) -> None:

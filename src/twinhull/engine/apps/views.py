@@ -119,8 +119,12 @@ def _rollout(app: App, service: str) -> RolloutView | None:
     if rollout is None:
         return None
     members = [member for member in app.members.values() if member.service == service]
-    updated = sum(member.state.serving and member.fingerprint == rollout.to for member in members)
-    return RolloutView(str(rollout.status), rollout.previous, rollout.to, updated, len(members), rollout.started_at, rollout.reason)
+    updated = [member for member in members if member.state.serving and member.fingerprint == rollout.to]
+    everybody, theirs = (sum(each.state.weight for each in group if each.state.serving) for group in (members, updated))
+    share = round(100 * theirs / everybody) if everybody else 0
+    return RolloutView(
+        str(rollout.status), rollout.previous, rollout.to, len(updated), len(members), rollout.started_at, rollout.reason, share
+    )
 
 
 def _started(app: App, lives: Mapping[str, Live]) -> bool:
