@@ -29,7 +29,7 @@ static void forget_workload(struct guest *guest)
 	if (guest->workload_fd >= 0)
 		close(guest->workload_fd);
 	guest->workload_fd = -1;
-	guest->exit_sent = guest->oom = false;
+	guest->exit_sent = guest->oom = guest->detached = false;
 }
 
 /* What STATS counts and can't be set back. */

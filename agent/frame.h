@@ -38,6 +38,7 @@ enum frame_type {
 	T_RESUME,
 	T_PREPARE,
 	T_FREEZE,
+	T_VOLUMES,
 	T_WELCOME = 0x81,
 	T_OK,
 	T_ERROR,

@@ -15,6 +15,7 @@
 #include "spawn.h"
 #include "state.h"
 #include "terminal.h"
+#include "volumes.h"
 
 enum { REQUEST_MAX = 32 * 1024 * 1024, HELLO_SIZE = 92, NONCE_SIZE = 16, ENTROPY_SIZE = 64, END_TRIES = 200 };
 
@@ -142,6 +143,8 @@ static int start_exec(struct guest *guest, const struct frame *frame, struct con
 		return fault_set(fault, FAULT_STATE, 0, "too many processes: %d are running", SESSIONS_MAX);
 	if (!outside && guest->state != STATE_CONFIGURED && guest->state != STATE_RUNNING)
 		return fault_set(fault, FAULT_STATE, 0, "the workload isn't running");
+	if (guest->detached && !outside && parsed->process.flags & P_TOOL) /* it would see what lies below the volumes */
+		return fault_set(fault, FAULT_STATE, 0, "a snapshot is being made: try again");
 	if (outside)
 		parsed->process.flags &= ~(uint32_t)P_TTY;
 	if (outside && is_layer_tool(&parsed->process) && !config_exclude_mounts(parsed, &guest->config))
@@ -369,6 +372,16 @@ static void on_freeze(struct guest *guest, const struct frame *frame)
 		reply_ok(guest, frame->stream);
 }
 
+static void on_volumes(struct guest *guest, const struct frame *frame)
+{
+	struct fault fault;
+
+	if ((frame->data[0] == 1 ? volumes_attach(guest, &fault) : volumes_detach(guest, &fault)) < 0)
+		reply_fault(guest, frame->stream, &fault);
+	else
+		reply_ok(guest, frame->stream);
+}
+
 static bool any_child(void)
 {
 	while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -405,7 +418,7 @@ static const struct {
 	[T_CLOCK] = {on_clock, 8},	    [T_SHUTDOWN] = {on_shutdown, 1}, [T_TOP] = {on_top, 0},
 	[T_RESET] = {on_reset, 0},	    [T_RESUME] = {on_resume, -1},
 	[T_PREPARE] = {on_prepare, 0},
-	[T_FREEZE] = {on_freeze, 1},
+	[T_FREEZE] = {on_freeze, 1},	    [T_VOLUMES] = {on_volumes, 1},
 };
 
 static void handle(struct guest *guest, const struct frame *frame)

@@ -153,7 +153,7 @@ static int mount_kernel(const struct machine *machine, const struct config *conf
 	return make_devices(root, config->process.flags & P_TTY, fault);
 }
 
-static int mount_share(const struct machine *machine, const struct config *config, struct fault *fault)
+int root_mount_share(const struct machine *machine, const struct config *config, struct fault *fault)
 {
 	const char *options = *config->volume_options ? config->volume_options : "trans=virtio,version=9p2000.L,msize=512000,cache=mmap";
 
@@ -225,7 +225,7 @@ static int mount_store(const struct machine *machine, struct fault *fault)
 
 static int mount_all(const struct machine *machine, const struct config *config, int root, struct fault *fault)
 {
-	int result = mount_store(machine, fault) < 0 || mount_share(machine, config, fault) < 0 ? -1 : 0;
+	int result = mount_store(machine, fault) < 0 || root_mount_share(machine, config, fault) < 0 ? -1 : 0;
 
 	for (size_t i = 0; result == 0 && i < config->mount_count; i++) {
 		const struct mount_point *mount = &config->mounts[i];

@@ -11,4 +11,7 @@ int root_enter(const struct machine *machine, const struct config *config, struc
 /* Hide and protect what Docker hides and protects; the root becomes read-only if that is wanted. */
 int root_seal(const struct machine *machine, const struct config *config, struct fault *fault);
 
+/* Mount the share of volumes at the machine's place for it, if the config has any. */
+int root_mount_share(const struct machine *machine, const struct config *config, struct fault *fault);
+
 #endif

@@ -26,6 +26,7 @@ struct guest {
 	int state, signals, workload_fd;
 	bool configuring, off, restart;
 	bool exit_sent, oom;
+	bool detached; /* the workload's volumes are unmounted */
 	uint64_t oom_before, received_before, sent_before;
 	struct buffer assembly;
 	uint8_t assembly_type;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.integration.vm_lab import launch, output_of, started
 
+from twinhull.errors import ConflictError
 from twinhull.home import Home
-from twinhull.instance.base import InjectedFile, Interface, Launch
+from twinhull.instance.base import HostMount, InjectedFile, Interface, Launch
 from twinhull.instance.vm import memory, parking, placeholders, snapshots
 from twinhull.instance.vm.guest import BOOT_ID, RESUMED
 from twinhull.instance.vm.machine import VmInstance
@@ -170,3 +173,62 @@ async def test_what_a_killed_daemon_left_of_one_is_removed(home: Home) -> None:
     whole.write_bytes(b"x")
     await snapshots.recover(home)
     assert not whole.exists()
+
+
+_SHARING = """
+cat /data/who > /dev/null; echo ready
+trap 'echo $(cat /run/secrets/key) of $(cat /data/who) resumed; echo written > /data/by-$(hostname)' HUP
+while :; do sleep 0.05; done
+"""
+
+
+def _sharing(plain: Launch, data: Path, key: str, script: str = _SHARING) -> Launch:
+    secret = InjectedFile("/run/secrets/key", key.encode(), 0o400, 1000, 1000, secret=True)
+    mounts = (HostMount("/data", data), HostMount("/tmp", None))
+    process = replace(plain.process, argv=("/bin/sh", "-c", script))
+    return replace(plain, files=(*plain.files, secret), mounts=mounts, process=process, reconnect=True)
+
+
+async def test_who_can_reconnect_may_have_volumes_and_secrets(home: Home, erofs: Path, store: Snapshots, tmp_path: Path) -> None:
+    folders, keys = [], [secrets.token_hex(32) for _ in range(2)]
+    for name in ("first", "second"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        (folders[-1] / "who").write_text(name)
+    async with started(home, _sharing(_launch(home, erofs, 0), folders[0], keys[0])) as first:
+        await _says(first, "ready")
+        await first.capture(store, About(_KEY, "", "busybox", "", ("sh",), time.time(), ""))
+        found = await output_of(first, "echo on > /data/goes; stat -c %u:%a /run/secrets/key; cat /run/secrets/key")
+        assert found == f"1000:400\n{keys[0]}", "it goes on"
+        assert (folders[0] / "goes").exists()
+        assert list((first.launch.paths.run / "secrets").iterdir()) == [], "nothing of it outside QEMU's jail"
+    snapshot = await store.obtain(_KEY)
+    assert snapshot is not None
+    with mmap.mmap(snapshot.loaded.memory, 0, prot=mmap.PROT_READ) as saved:
+        assert saved.find(b"while :; do") > 0, "the memory is this"
+        assert saved.find(keys[0].encode()) == -1
+    instance = VmInstance(_sharing(_launch(home, erofs, 1), folders[1], keys[1]), home, resume=Resume(snapshot, store, 1))
+    try:
+        await instance.create()
+        assert instance.resumed
+        await instance.start()
+        [line] = await _says(instance, "resumed")
+        assert line == f"{keys[1]} of second resumed"
+        assert await output_of(instance, "cat /data/by-app1") == "written"
+        assert (folders[1] / "by-app1").exists()
+    finally:
+        await instance.delete(purge=True)
+
+
+async def test_a_volume_in_use_is_a_reason_and_no_harm(home: Home, erofs: Path, store: Snapshots, tmp_path: Path) -> None:
+    script = "exec 3>> /data/log; echo ready; while :; do echo tick >&3; sleep 0.05; done"
+    async with started(home, _sharing(_launch(home, erofs, 0), tmp_path, "key", script)) as busy:
+        await _says(busy, "ready")
+        with pytest.raises(ConflictError, match="/data is in use"):
+            await busy.capture(store, About(_KEY, "", "busybox", "", ("sh",), time.time(), ""))
+        before = (tmp_path / "log").stat().st_size
+        async with asyncio.timeout(30):
+            while (tmp_path / "log").stat().st_size == before:  # noqa: ASYNC110 - a file on the host has no event
+                await asyncio.sleep(0.02)
+        assert await output_of(busy, "cat /run/secrets/key; tail -n 1 /data/log") == "keytick"
+    assert store.list() == ()

@@ -128,6 +128,7 @@ specs = st.builds(
     logging=st.builds(LogOptions, whole, st.integers(1, 99)),
     auto_remove=st.booleans(),
     snapshot=st.sampled_from(["", "app"]),
+    snapshot_reconnect=st.booleans(),
 ).filter(lambda spec: not (spec.auto_remove and spec.restart.when != "no"))
 
 
@@ -168,6 +169,7 @@ def flags(spec: InstanceSpec) -> list[str]:
     line += ["--restart", spec.restart.when + retries, f"--stop-signal={spec.stop_signal}"]
     line += ["--log-opt", f"max-size={spec.logging.max_size}", "--log-opt", f"max-file={spec.logging.max_files}"]
     line += health_flags(spec.health) + (["--snapshot", spec.snapshot] if spec.snapshot else [])
+    line += [f"--snapshot-reconnect={spec.snapshot_reconnect}"]
     return [*line, spec.image, *(spec.command or ())]
 
 

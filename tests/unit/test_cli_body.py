@@ -115,6 +115,7 @@ CASES: list[tuple[list[str], dict[str, Any]]] = [
     (["--config", "source=/a/b.conf,target=/etc/b.conf,mode=0440,uid=5"],
      {"files": [{"source": "/a/b.conf", "target": "/etc/b.conf", "uid": 5, "mode": 0o440}]}),
     (["--snapshot", "app"], {"snapshot": "app"}),
+    (["--snapshot", "app", "--snapshot-reconnect"], {"snapshot": "app", "snapshot_reconnect": True}),
 ]  # fmt: skip
 
 

@@ -57,6 +57,14 @@ def _headers(headers: Map, key: str) -> dict[str, str]:
     return found
 
 
+def snapshot(extension: Map) -> tuple[str, bool]:
+    """`snapshot`: from what ("" or "app"), and whether the application reconnects to its volumes and secrets."""
+    if isinstance(extension.get("snapshot"), Map):
+        found = extension.sub("snapshot")
+        return fields.text(found, "from"), fields.flag(found, "reconnect")
+    return fields.text(extension, "snapshot"), False
+
+
 def scale(extension: Map) -> ScaleSpec | None:
     """`scale`, or None."""
     if not isinstance(extension.get("scale"), Map):

@@ -67,6 +67,7 @@ def lower(name: str, service: Map, around: Around) -> ServiceSpec:
 def _template(name: str, service: Map, around: Around, count: int) -> InstanceSpec:
     mode = lowernetwork.mode(service)
     bridged = mode == "bridge"
+    snapshot, reconnect = extension.snapshot(service.sub(EXTENSION))
     spec = InstanceSpec(
         image=_image(name, service, around),
         runtime=_runtime(service),
@@ -97,7 +98,8 @@ def _template(name: str, service: Map, around: Around, count: int) -> InstanceSp
         restart=lowerdeploy.restart(service),
         health=_health(service.sub("healthcheck")),
         logging=_logging(service.sub("logging")),
-        snapshot=fields.text(service.sub(EXTENSION), "snapshot"),
+        snapshot=snapshot,
+        snapshot_reconnect=reconnect,
     )
     return _checked(name, service, spec, around)
 

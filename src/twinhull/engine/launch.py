@@ -141,6 +141,7 @@ class Launcher:
             cgroup=f"{self.home.cgroup}/{live.id[:12]}",
             log_max_size=spec.logging.max_size or self.settings.log_max_size,
             log_max_files=spec.logging.max_files or self.settings.log_max_files,
+            reconnect=bool(spec.snapshot) and spec.snapshot_reconnect,
         )
 
     async def known(self, live: Live) -> Launch:
@@ -191,12 +192,11 @@ class Launcher:
         return Attachment(ports)
 
     async def _attach_vm(self, live: Live, ports: tuple[Port, ...]) -> Attachment:
-        """A guest that waits for it, if there is one; its taps get the ports' names. Volumes are in QEMU's jail from its start on."""
+        """A guest that waits for it, if there is one; its taps get the ports' names."""
         spec = live.record.spec
-        shared = any(mount.type is not MountType.TMPFS for mount in spec.mounts)
         resume = await self.captures.resume(live, self.contents(live), fresh=not (self.paths(live.id).state / "scratch.img").exists())
         wish = want(spec.resources, len(ports), resume.snapshot.key if resume else "")
-        attachment = Attachment(ports, ready=None if shared else self.pool.claim(wish), resume=resume)
+        attachment = Attachment(ports, ready=self.pool.claim(wish) if snapshots.can_be_parked(spec) else None, resume=resume)
         if ports:
             try:
                 ready = attachment.ready.taps if attachment.ready else ()

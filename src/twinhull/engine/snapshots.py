@@ -32,19 +32,30 @@ SIGNAL_LABEL = "twinhull.snapshot.signal"
 PORT_LABEL = "twinhull.snapshot.port"
 """An instance's label: the TCP port that answers once it is warm, where neither its ports nor its image say so."""
 _CONNECT_SECONDS, _AGAIN = 1.0, 0.05
+_OPT_IN = "leave out one of the two, or say that the application opens them anew: --snapshot-reconnect"
 _log = logging.getLogger(__name__)
 
 
 def refuse(spec: InstanceSpec) -> None:
     """Raise for what can't be in a snapshot. Whether the runtime can is the caller's to ask."""
+    if not spec.snapshot and spec.snapshot_reconnect:
+        raise UserError("--snapshot-reconnect: of which snapshot?", "add --snapshot app")
     if not spec.snapshot:
         return
     if spec.snapshot != WORD:
         raise UserError(f"snapshot {spec.snapshot!r}: only {WORD!r} is known")
+    if spec.snapshot_reconnect:
+        return
     if any(mount.type is not MountType.TMPFS for mount in spec.mounts):
-        raise UnsupportedError("--snapshot app: a connection to a volume can't be saved", "leave out one of the two")
+        raise UnsupportedError("--snapshot app: a connection to a volume can't be saved", _OPT_IN)
     if any(file.secret for file in spec.files):
-        raise UnsupportedError("--snapshot app: a secret would be on the disk with the memory it is in", "leave out one of the two")
+        raise UnsupportedError("--snapshot app: a secret would be on the disk with the memory it is in", _OPT_IN)
+
+
+def can_be_parked(spec: InstanceSpec) -> bool:
+    """Whether a guest that waits can become it: what a guest shares with the host is there from its QEMU's start on."""
+    secrets = spec.snapshot_reconnect and any(file.secret for file in spec.files)
+    return not secrets and all(mount.type is MountType.TMPFS for mount in spec.mounts)
 
 
 Contents = tuple[InjectedFile, ...]

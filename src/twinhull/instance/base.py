@@ -164,6 +164,8 @@ class Launch:
     host_network: bool = False
     taps: tuple[int, ...] = ()
     """One tap descriptor per interface (PortKind.TAP); the instance passes them on and closes them."""
+    reconnect: bool = False
+    """Whether its workload bears it that volumes and secrets are mounted anew under it, as a snapshot needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +196,6 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
-@dataclass(frozen=True, slots=True)
 class Region:
     """Addresses that a device of the machine monitor answers. `space`: "memory" or "ports"; `size` in bytes."""
 
@@ -205,6 +205,8 @@ class Region:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class LogLine:
     """One record of a log. `at`: seconds since the epoch; `data` ends with a newline unless the record is partial."""
 
     at: float
@@ -319,10 +321,10 @@ class Instance(abc.ABC):
         """Make a snapshot of its application, warm as it is (instance/vm/snapshots.py). Raises UnsupportedError where the hull can't."""
         raise UnsupportedError(f"a snapshot can't be made here: {self.traits.reasons.get('snapshot', 'the hull has no such thing')}")
 
-    @abc.abstractmethod
-    async def delete(self, *, purge: bool = False) -> None:
     async def regions(self) -> tuple[Region, ...]:
         """What devices are emulated towards it (`compare` counts them). Raises UnsupportedError where none are."""
         raise UnsupportedError("no devices are emulated towards it: those it sees are its kernel's")
 
+    @abc.abstractmethod
+    async def delete(self, *, purge: bool = False) -> None:
         """End it by force and remove what it made; with purge also its writable layer and log."""

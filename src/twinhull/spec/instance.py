@@ -219,3 +219,5 @@ class InstanceSpec:
     auto_remove: bool = False
     snapshot: str = ""
     """"" or "app": go on from a snapshot of the same application, warm, if there is one; else let one be made."""
+    snapshot_reconnect: bool = False
+    """The application bears it that its volumes and secrets are others after a snapshot: it may have them, and opens them anew."""

@@ -317,4 +317,7 @@ MALFORMED: tuple[tuple[str, int, str], ...] = (
     (service("x-twinhull: {rollout: {steps: [50]}}"), 4, "steps belong to strategy: canary"),
     (service("x-twinhull: {rollout: {strategy: canary, steps: [0]}}"), 4, "less than 1"),
     (service("x-twinhull: {snapshot: yes}"), 4, "snapshot can't be 'yes'"),
+    (service("x-twinhull: {snapshot: {from: host}}"), 4, "snapshot.from can't be 'host'"),
+    (service("x-twinhull: {snapshot: {reconnect: true}}"), 4, "needs the key 'from'"),
+    (service("x-twinhull: {snapshot: {from: app, reconect: true}}"), 4, "did you mean 'reconnect'?"),
 )

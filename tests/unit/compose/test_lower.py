@@ -108,6 +108,8 @@ def test_a_bare_service(app: App) -> None:
         ("healthcheck: {interval: 1s, retries: 9}", "health", HealthCheck((), interval=1.0, retries=9)),
         ("logging: {driver: local, options: {max-size: 1m, max-file: 3}}", "logging", LogOptions(MIB, 3)),
         ("x-twinhull: {snapshot: app}", "snapshot", "app"),
+        ("x-twinhull: {snapshot: {from: app}}", "snapshot", "app"),
+        ("x-twinhull: {snapshot: {from: app, reconnect: yes}}", "snapshot_reconnect", True),
         ("network_mode: none", "network_mode", NetworkMode.NONE),
         ("network_mode: host", "network_mode", NetworkMode.HOST),
     ],

@@ -14,7 +14,7 @@ from twinhull.engine.apps.meters import Meter, Subject
 from twinhull.engine.base import Event
 from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
-from twinhull.engine.snapshots import key
+from twinhull.engine.snapshots import can_be_parked, key
 from twinhull.errors import TwinhullError
 from twinhull.instance.vm.parking import want
 from twinhull.plan.resize import Resize, Size, resize
@@ -114,7 +114,7 @@ class Sizing:
     def keep_warm(self, subject: Subject) -> None:
         """Have as many guests wait for it as `keep_warm` says."""
         template = subject.spec.template
-        if template.runtime is not Runtime.VM or not subject.scale.keep_warm:
+        if template.runtime is not Runtime.VM or not subject.scale.keep_warm or not can_be_parked(template):
             return
         launcher = self.instances.launcher
         snapshot = subject.app.wanted.snapshots.get(subject.spec.name, "") if template.snapshot else ""

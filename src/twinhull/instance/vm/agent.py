@@ -108,6 +108,13 @@ class AgentClient:
         """FREEZE: stop the workload with all that was started beside it, or let it run again."""
         await self._request(frames.Ok, Kind.FREEZE, bytes([frozen]))
 
+    async def volumes(self, *, mounted: bool) -> None:
+        """VOLUMES: unmount them while the workload is frozen, or mount them again.
+
+        Raises ConflictError where one is in use: then all are mounted. After another error the workload must not go on.
+        """
+        await self._request(frames.Ok, Kind.VOLUMES, bytes([mounted]))
+
     async def resume(self, identity: GuestIdentity) -> None:
         """RESUME: another identity for a workload that was saved while it ran. Its output counts from zero again."""
         await self._renew(GuestState.RUNNING, Kind.RESUME, encode_identity(identity))

@@ -65,6 +65,7 @@ class Kind(IntEnum):
     RESUME = 0x11
     PREPARE = 0x12
     FREEZE = 0x13
+    VOLUMES = 0x14
     WELCOME = 0x81
     OK = 0x82
     ERROR = 0x83

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         number: int
         source: str
         read_only: bool
+        mapped: bool
 
     class Description(TypedDict):
         """What stdin has. `stderr`: descriptor for QEMU's messages; `cgroups`: folders to join; `devices`: nodes that QEMU may open."""
@@ -200,20 +201,28 @@ def _bind(source: str, target: str) -> None:
 
 
 def _volume(volume: Volume, share: str, users: int) -> None:
-    """An idmapped bind, so that ids on disk are the guest's. Submounts come along where they can be mapped too.
+    """An idmapped bind, so that ids on disk are the guest's, unless they are its as the host counts them.
+
+    Submounts come along where they can be mapped too.
 
     No link is followed: the source was resolved before, and whoever has the volume might have changed it since (see instance/sources.py).
     """
     target = f"{share}/{volume['number']}"
     source = mounts.open_straight(volume["source"])
     _place(target, is_folder=stat.S_ISDIR(os.fstat(source).st_mode))
-    try:
-        tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"], recursive=True)
-    except (OSError, PermanentError):
-        tree = mounts.idmapped_clone_with(source, users, read_only=volume["read_only"])
+    tree = _mapped(source, users, volume["read_only"]) if volume["mapped"] else mounts.clone(source)
+    if not volume["mapped"]:
+        mounts.set_attributes(tree, read_only=volume["read_only"])
     mounts.attach(tree, target)
     os.close(tree)
     os.close(source)
+
+
+def _mapped(source: int, users: int, read_only: bool) -> int:
+    try:
+        return mounts.idmapped_clone_with(source, users, read_only=read_only, recursive=True)
+    except (OSError, PermanentError):
+        return mounts.idmapped_clone_with(source, users, read_only=read_only)
 
 
 def _place_for(source: str, target: str) -> None:

@@ -24,7 +24,20 @@ from twinhull.errors import ConflictError, NotFoundError, PermanentError, Tempor
 from twinhull.home import Home
 from twinhull.instance import capabilities, seccomp, sources
 from twinhull.instance.base import Exit, Instance, Launch, PortKind, Process, Region, RootKind, Session, Stats, Traits
-from twinhull.instance.vm import accelerator, assets, migration, parking, process, qemu, regions, scratch, shape, snapshots, template
+from twinhull.instance.vm import (
+    accelerator,
+    assets,
+    migration,
+    parking,
+    process,
+    qemu,
+    regions,
+    scratch,
+    secretfiles,
+    shape,
+    snapshots,
+    template,
+)
 from twinhull.instance.vm.agent import AGENT, AgentClient, GuestExit
 from twinhull.instance.vm.console import Console
 from twinhull.instance.vm.filter import compile_profile
@@ -121,8 +134,9 @@ class VmInstance(Instance):
     async def create(self) -> None:
         """Come to the agent and configure the guest; the workload is ready to be started."""
         try:
-            await self._come_up()
-            await self._reach(self._configure(), "the agent")
+            with secretfiles.shared(self.launch) as self.launch:
+                await self._come_up()
+                await self._reach(self._configure(), "the agent")
         finally:
             self._close_taps()
         self._watch()
@@ -144,6 +158,8 @@ class VmInstance(Instance):
         agent = self._require_agent()
         if self.resumed:
             await asyncio.gather(agent.set_clock(), agent.resume(guest_identity(self.launch)))
+            if self._require_made().volumes:
+                await agent.volumes(mounted=True)
             agent.listen(self._require_log().take)
         elif self._ready is not None:
             await asyncio.gather(agent.set_clock(), agent.configure(self._guest()))
@@ -155,7 +171,7 @@ class VmInstance(Instance):
         made = self._require_made()
         choice = accelerator.Choice(qemu.Accelerator(made.accelerator), "")
         cpu = await asyncio.to_thread(accelerator.cpu, choice, made.cpus)
-        wanted = shape.Shape(accelerator.binary(), made.ram, cpu, made.nics, "")
+        wanted = shape.Shape(accelerator.binary(), made.ram, cpu, made.nics, VOLUMES if made.volumes else "")
         disk = self.launch.paths.state / _DISK
         whole = await snapshots.write(snapshots.Source(wanted, self._require_monitor(), self._running_agent(), disk), self._home)
         await store.keep(replace(about, root=str(_root_file(self.launch))), whole)
@@ -336,9 +352,10 @@ class VmInstance(Instance):
         cpus = qemu.cpu_count(launch.resources.cpus, len(os.sched_getaffinity(0)))
         cpu = await asyncio.to_thread(accelerator.cpu, choice, cpus)
         memory = launch.resources.memory or qemu.DEFAULT_MEMORY
-        made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus, len(launch.taps))
+        volumes = self._volumes()
+        made = Made(choice.accelerator.value, memory, qemu.ram(memory), cpus, len(launch.taps), volumes=bool(volumes))
         self.accelerator = made.accelerator
-        return _Plan(guest, cpu, made, await self._scratch(), self._volumes())
+        return _Plan(guest, cpu, made, await self._scratch(), volumes)
 
     async def _scratch(self) -> Path:
         """The file of the writable layer, made if it isn't there."""
@@ -460,9 +477,11 @@ class VmInstance(Instance):
             (self._run / name).unlink(missing_ok=True)
 
     def _volumes(self) -> tuple[process.Volume, ...]:
-        wanted = [mount for mount in self.launch.mounts if mount.source is not None]
-        found = [(sources.straight(self.launch, mount.source), mount.read_only) for mount in wanted if mount.source is not None]
-        return tuple(process.Volume(number, source, read_only) for number, (source, read_only) in enumerate(found))
+        wanted = [(mount.source, mount.read_only) for mount in self.launch.mounts if mount.source is not None]
+        return tuple(
+            process.Volume(number, sources.straight(self.launch, source), read_only, mapped=not secretfiles.holds(self.launch, source))
+            for number, (source, read_only) in enumerate(wanted)
+        )
 
     def _guest(self) -> GuestConfig:
         launch = self.launch

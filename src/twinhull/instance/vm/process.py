@@ -46,6 +46,8 @@ class Volume:
     number: int
     source: Path
     read_only: bool = False
+    mapped: bool = True
+    """Whether owners on disk are counted from the guest's 0; else they are the jail's own ids already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,7 @@ def _describe(vm: qemu.Vm, cage: Cage, stderr: int) -> jail.Description:
         "files": _files(vm, cage),
         "folders": [folder for folder in _folders(vm.binary) if os.path.isdir(folder)],
         "devices": ["/dev/null", "/dev/urandom", *(["/dev/kvm"] if vm.cpu.accelerator is qemu.Accelerator.KVM else [])],
-        "volumes": [{"number": v.number, "source": str(v.source), "read_only": v.read_only} for v in cage.volumes],
+        "volumes": [{"number": v.number, "source": str(v.source), "read_only": v.read_only, "mapped": v.mapped} for v in cage.volumes],
         "cgroups": [str(folder) for folder in cage.cgroups],
         "stderr": stderr,
     }

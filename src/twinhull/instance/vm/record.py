@@ -16,6 +16,8 @@ MADE, EXIT = "machine.json", "exit.json"
 class Made:
     """`machine.json`: bytes of workload memory and of RAM, processors, interfaces, and whether the workload was started.
 
+    `volumes`: whether it has the device for them.
+
     `slot`, `cgroup`: the range of ids and the control group of a QEMU that was parked before (parking.py); -1 and "": the instance's own.
     """
 
@@ -27,6 +29,7 @@ class Made:
     started: bool = False
     slot: int = -1
     cgroup: str = ""
+    volumes: bool = False
 
 
 def write_made(run: Path, made: Made) -> None:

@@ -20,12 +20,14 @@ import json
 import logging
 import os
 import secrets
+import signal
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twinhull.errors import NotFoundError, TwinhullError
+from twinhull.errors import NotFoundError, PermanentError, TwinhullError
 from twinhull.home import Home
 from twinhull.instance.vm import accelerator, assets, memory, migration, placeholders, qemu, scratch, shape, template, trial
 from twinhull.instance.vm.agent import AgentClient
@@ -257,12 +259,13 @@ async def write(source: Source, home: Home) -> Whole:
     try:
         await agent.freeze(frozen=True)
         try:
-            await monitor.execute("stop")
-            try:
-                await migration.save_whole(monitor, whole.stream)
-                await asyncio.to_thread(copy_disk, source.disk, whole.disk)
-            finally:
-                await monitor.execute("cont")
+            async with _without_volumes(source):
+                await monitor.execute("stop")
+                try:
+                    await migration.save_whole(monitor, whole.stream)
+                    await asyncio.to_thread(copy_disk, source.disk, whole.disk)
+                finally:
+                    await monitor.execute("cont")
         finally:
             await agent.set_clock()
             await agent.freeze(frozen=False)
@@ -270,6 +273,28 @@ async def write(source: Source, home: Home) -> Whole:
         whole.close()
         raise
     return whole
+
+
+@contextlib.asynccontextmanager
+async def _without_volumes(source: Source) -> AsyncIterator[None]:
+    """Raises ConflictError if one is in use; then nothing has changed. A workload that doesn't get its volumes again is killed."""
+    agent, shared = source.agent, bool(source.shape.volumes)
+    try:
+        if shared:
+            await agent.volumes(mounted=False)
+        yield
+    finally:
+        if shared:
+            await _bring_back(agent)
+
+
+async def _bring_back(agent: AgentClient) -> None:
+    try:
+        await agent.volumes(mounted=True)
+    except TwinhullError as error:
+        with contextlib.suppress(TwinhullError):
+            await agent.signal(signal.SIGKILL)
+        raise PermanentError(f"the workload was ended: its volumes are gone: {error.message}") from error
 
 
 async def recover(home: Home) -> None:
