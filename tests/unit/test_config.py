@@ -76,6 +76,7 @@ def test_the_documented_example_is_valid() -> None:
         ("[logs]\nmax_size = true", 2, "logs.max_size is not a whole number", ""),
         ("[logs]\nmax_files = 3\nmax_size = 10", 3, "logs.max_size 10 is below", ""),
         ("[logs]\nmax_files = 0", 2, "is not between", ""),
+        ("[scale]\nuse_window = 3", 2, "scale.use_window 3 is not between 12 and 3600 seconds", ""),
         ("[network]\npool = '10.0.0.1/16'", 2, "has host bits set", ""),
         ("[network]\npool = '8.8.0.0/16'", 2, "is not a private range", ""),
         ("[network]\npool = '10.0.0.0/30'", 2, "is not a private range", ""),

@@ -28,6 +28,14 @@ def test_down_only_after_a_whole_window_and_if_it_is_worth_it() -> None:
     assert resize(used(1.6, 400), large, BOUNDS, NOW).size == large, "a tenth less isn't worth a change"
 
 
+def test_the_window_is_the_owners() -> None:
+    large, recent = Size(2.0, 512 * MIB), [Use(NOW - n, 0.1, 50 * MIB) for n in range(19, -1, -1)]
+    assert resize(recent, large, BOUNDS, NOW).size == large
+    result = resize(recent, large, BOUNDS, NOW, window=20.0)
+    assert result.size == Size(0.15, 64 * MIB)
+    assert result.reason == "used up to 0.10 CPUs and 50 MiB within 20 s"
+
+
 def test_one_short_peak_of_cpu_does_not_count_one_of_memory_does() -> None:
     uses = [*used(0.1, 50)[:-1], Use(NOW - 1, 3.0, 300 * MIB)]
     assert resize(uses, Size(0.15, 64 * MIB), BOUNDS, NOW).size == Size(0.15, 352 * MIB)

@@ -26,6 +26,7 @@
     [scale]
     cpus = 6.0                      # CPUs and
     memory = 8589934592             # bytes that all instances together may ask for; 0: no bound
+    use_window = 600.0              # seconds of use that `auto_resources` goes by
 
     [gateway]
     http = ":80"                    # "address:port", ":port" for all addresses, "" for none; taken with the first route
@@ -60,6 +61,8 @@ FILE_NAME = "config.toml"
 _ACCELERATORS = ("auto", "kvm", "tcg")
 _LEAST_LOG = 4096
 _MOST_PARKED = 64
+_LEAST_USE, _MOST_USE = 12.0, 3600.0
+"""Seconds. There is one look a second: fewer are no window, and all of them are gone through each time."""
 _PATHS = ("cert", "key", "token_file", "acme_ca")
 _TYPES: dict[Any, tuple[type, str]] = {
     str: (str, "a string"),
@@ -156,10 +159,14 @@ class LogsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScaleConfig:
-    """[scale]. What all instances together may ask for (their `resources`); 0: no bound. memory: bytes."""
+    """[scale]. What all instances together may ask for (their `resources`); 0: no bound. memory: bytes.
+
+    use_window: seconds of use that `auto_resources` goes by; with fewer a peak is forgotten sooner.
+    """
 
     cpus: float = 0.0
     memory: int = 0
+    use_window: float = 600.0
 
     def check(self) -> None:
         """Nothing negative."""
@@ -167,6 +174,8 @@ class ScaleConfig:
             raise UserError(f"scale.cpus {self.cpus} is not a number of CPUs")
         if self.memory < 0:
             raise UserError(f"scale.memory {self.memory} is negative")
+        if not _LEAST_USE <= self.use_window <= _MOST_USE:
+            raise UserError(f"scale.use_window {self.use_window:g} is not between {_LEAST_USE:g} and {_MOST_USE:g} seconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ def _settings(config: Config) -> Settings:
         log_max_files=config.logs.max_files,
         scale_cpus=config.scale.cpus,
         scale_memory=config.scale.memory,
+        use_window=config.scale.use_window,
         gateway=GatewaySettings(**dataclasses.asdict(config.gateway)),
     )
 

@@ -25,4 +25,6 @@ class Settings:
     scale_cpus: float = 0.0
     scale_memory: int = 0
     """CPUs and bytes for all instances together, by what they ask for; 0: no bound."""
+    use_window: float = 600.0
+    """Seconds of use that sizes which follow it go by."""
     gateway: GatewaySettings = field(default_factory=GatewaySettings)

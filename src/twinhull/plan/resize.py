@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from twinhull.plan.demand import STALE
 
 WINDOW = 600.0
-"""Seconds of use that count."""
+"""Seconds of use that count, unless the owner says otherwise."""
 MARGIN = 1.15
 """What is added to the use (the vertical autoscaler's recommendation margin)."""
 OOM_BUMP = 1.2
@@ -53,23 +53,29 @@ class Resize:
     reason: str = ""
 
 
-def resize(uses: Sequence[Use], current: Size, bounds: tuple[Size, Size], now: float, *, oom_at: float = 0.0) -> Resize:
-    """uses: by time, rising. bounds: (least, most). oom_at: when the kernel last killed inside an instance of the current size, 0 never."""
+def resize(
+    uses: Sequence[Use], current: Size, bounds: tuple[Size, Size], now: float, *, oom_at: float = 0.0, window: float = WINDOW
+) -> Resize:
+    """uses: by time, rising. bounds: (least, most). oom_at: when the kernel last killed inside an instance of the current size, 0 never.
+
+    window: seconds of use that count.
+    """
     least, most = bounds
-    recent = [use for use in uses if now - WINDOW < use.at <= now]
+    recent = [use for use in uses if now - window < use.at <= now]
     if oom_at:
         memory = max(math.ceil(current.memory * OOM_BUMP), current.memory + _OOM_LEAST)
         return _result(current, Size(current.cpus, int(_within(_grained(memory), least.memory, most.memory))), "it ran out of memory")
     if not recent or now - recent[-1].at > STALE:
         return Resize(current)
-    whole = recent[0].at <= now - WINDOW * 0.9
+    whole = recent[0].at <= now - window * 0.9
     used, peak = _percentile([use.cpus for use in recent]), max(use.memory for use in recent)
     cpus = round(math.ceil(used * MARGIN / _CPU_GRAIN - 1e-9) * _CPU_GRAIN, 2)
     wanted = Size(
         _within(_settled(cpus, current.cpus, whole), least.cpus, most.cpus),
         int(_within(_settled(_grained(peak * MARGIN), current.memory, whole), least.memory, most.memory)),
     )
-    return _result(current, wanted, f"used up to {used:.2f} CPUs and {peak >> 20} MiB within {WINDOW / 60:.0f} min")
+    within = f"{window / 60:.0f} min" if window >= 60 else f"{window:g} s"
+    return _result(current, wanted, f"used up to {used:.2f} CPUs and {peak >> 20} MiB within {within}")
 
 
 def _result(current: Size, wanted: Size, reason: str) -> Resize:

@@ -19,6 +19,8 @@ RESERVE = 0.04
 """Part of the machine's memory that has to be available, or instances are evicted: below it the kernel soon kills by itself."""
 _EVICTED_FOR = 60.0
 """Seconds in which what was evicted doesn't come back."""
+_LEAVING = 10.0
+"""Seconds that what was evicted may take to go, and to be missed in the measurements, before more have to follow."""
 _FIXED = 1 << 30
 """Priority of what isn't scaled: it is there already, so it comes first."""
 _MEMINFO = Path("/proc/meminfo")
@@ -76,6 +78,8 @@ class Allowance:
 
     def evictions(self, subjects: Sequence[Subject], meters: Mapping[str, Meter], now: float) -> list[tuple[Subject, int, str]]:
         """(service, instances that it may keep, why): before the kernel chooses whom to kill."""
+        if any(self._is_leaving(each, meters, now) for each in subjects):
+            return []  # what is measured still counts it: others would follow it for nothing
         uses = [
             Use(each.name, each.scale.priority, each.scale.min, len(each.lives), meters[each.name].memory)
             for each in subjects
@@ -95,6 +99,14 @@ class Allowance:
             self.caps[eviction.service] = (now + _EVICTED_FOR, left)
             found.append((subject, left, f"evicted: {eviction.reason}"))
         return found
+
+    def _is_leaving(self, subject: Subject, meters: Mapping[str, Meter], now: float) -> bool:
+        """Whether an eviction from it hasn't had its effect yet."""
+        until, left = self.caps.get(subject.name, (0.0, 0))
+        at = until - _EVICTED_FOR
+        if not at < now < at + _LEAVING:
+            return False
+        return len(subject.lives) > left or (left > 0 and subject.name in meters and meters[subject.name].inside_at <= at)
 
 
 def _claim(subject: Subject, wanted: int) -> Claim:

@@ -33,9 +33,10 @@ def assemble(instances: Instances, networks: Networks, gateway: Gateway, secrets
     balance = Balance(table, networks.host, gateway, networks.records, lives, apps, activator)
     instances.reserved = networks.reserved = balance.reserved
     hands = Hands(table, instances, balance, networks.create, networks.remove)
-    meters = Meters(gateway, networks.host, activator, _Sources(balance))
+    meters = Meters(gateway, networks.host, activator, _Sources(balance), use_window=settings.use_window)
     allowance = Allowance(Room(settings.scale_cpus, settings.scale_memory), apps, lives)
-    scaler = Scaler(apps, lives, meters, activator, allowance, Sizing(instances), instances.events, instances.tasks)
+    sizing = Sizing(instances, settings.use_window)
+    scaler = Scaler(apps, lives, meters, activator, allowance, sizing, instances.events, instances.tasks)
     _, _, port = settings.gateway.http.rpartition(":")
     return LocalApps(
         table,

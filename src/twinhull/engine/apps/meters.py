@@ -109,6 +109,8 @@ class Meters:
     read: Read
     clock: Callable[[], float] = time.time
     meters: dict[str, Meter] = field(default_factory=dict)
+    use_window: float = resize.WINDOW
+    """Seconds of use that sizes go by."""
 
     def of(self, service: str, now: float) -> Meter:
         """Of "APP/SERVICE"; a new one counts as used now."""
@@ -225,10 +227,9 @@ class Meters:
         if limits and len(limits) == len(running):
             meter.add("memory", now, 100.0 * sum(used / limit for used, limit in limits) / len(limits), window)
 
-    @staticmethod
-    def _use(meter: Meter, now: float, cpus: float, memory: int) -> None:
+    def _use(self, meter: Meter, now: float, cpus: float, memory: int) -> None:
         meter.uses.append(resize.Use(now, cpus, memory))
-        while meter.uses[0].at <= now - resize.WINDOW:
+        while meter.uses[0].at <= now - self.use_window:
             meter.uses.popleft()
 
     # elsewhere

@@ -17,23 +17,25 @@ from twinhull.engine.live import Live
 from twinhull.engine.snapshots import can_be_parked, key
 from twinhull.errors import TwinhullError
 from twinhull.instance.vm.parking import want
-from twinhull.plan.resize import Resize, Size, resize
+from twinhull.plan.resize import WINDOW, Resize, Size, resize
 from twinhull.spec.app import APP_LABEL, SERVICE_LABEL
 from twinhull.spec.instance import Resources, Runtime
 
 _log = logging.getLogger(__name__)
 LEAST = Size(0.1, 32 << 20)
 """What an instance has in any case."""
-_LEAST_VM = 128 << 20
+LEAST_VM = Size(0.5, 128 << 20)
+"""A guest's kernel and its monitor live on it too: with a tenth of a CPU the next start would take as long as ten."""
 _WARM_EVERY = 300.0
 """Seconds after which the pool of parked guests is reminded of those that wait for a service; it forgets after 900."""
 
 
 @dataclass(eq=False)
 class Sizing:
-    """`oom`: services whose instances the kernel killed for lack of memory, and when."""
+    """window: seconds of use that count. oom: services whose instances the kernel killed for lack of memory, and when."""
 
     instances: Instances
+    window: float = WINDOW
     oom: dict[str, float] = field(default_factory=dict)
     _reminded: float = 0.0
 
@@ -59,7 +61,7 @@ class Sizing:
     async def _adjust(self, subject: Subject, meter: Meter, now: float) -> None:
         bounds = _bounds(subject)
         present = _whole(self.size(subject), bounds[1])
-        result = resize(tuple(meter.uses), present, bounds, now, oom_at=self.oom.pop(subject.name, 0.0))
+        result = resize(tuple(meter.uses), present, bounds, now, oom_at=self.oom.pop(subject.name, 0.0), window=self.window)
         if result.reason:
             app, name = subject.app, subject.spec.name
             app.change(sizes={**app.wanted.sizes, name: result.size})
@@ -134,8 +136,8 @@ def _bounds(subject: Subject) -> tuple[Size, Size]:
     resources = subject.spec.template.resources
     whole = Size(float(len(os.sched_getaffinity(0))), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     most = Size(resources.cpus or whole.cpus, resources.memory or whole.memory)
-    least = _LEAST_VM if subject.spec.template.runtime is Runtime.VM else LEAST.memory
-    return Size(min(LEAST.cpus, most.cpus), min(least, most.memory)), most
+    least = LEAST_VM if subject.spec.template.runtime is Runtime.VM else LEAST
+    return Size(min(least.cpus, most.cpus), min(least.memory, most.memory)), most
 
 
 def _whole(size: Size, most: Size) -> Size:
