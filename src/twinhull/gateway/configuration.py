@@ -121,8 +121,8 @@ def _global(ground: Ground) -> list[str]:
         "  fd-hard-limit 200000",
         "  stats socket unix@sock/admin mode 600 level admin expose-fd listeners",
         "  stats timeout 1m",
-        "  log stdout len 8192 format raw daemon info info",
-        "  log stderr len 1024 format raw daemon notice",
+        # For the access log alone: requests are written as errors (_logged), so that HAProxy's own notices and warnings stay out of it.
+        "  log stdout len 8192 format raw daemon err",
         # Mozilla's "intermediate" level.
         "  ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets",
         "  ssl-default-bind-ciphers ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM",
@@ -135,7 +135,6 @@ def _defaults(routing: Routing, settings: Settings) -> list[str]:
     return [
         "defaults",
         "  mode http",
-        *(["  log global"] if settings.access_log else []),
         "  option dontlognull",
         "  option http-ignore-probes",
         "  option splice-auto",
@@ -175,17 +174,18 @@ def _tls(routing: Routing, settings: Settings, ground: Ground) -> Iterable[list[
         return [_frontend("https", _binds("HTTPS", ground.https, options), settings)]
     inner = f"abns@{_REALM.format(tag=ground.tag)}-https"
     return [
-        _passthrough(routing, ground),
+        _passthrough(routing, settings, ground),
         ["backend decrypt", "  mode tcp", f"  server https {inner} send-proxy-v2"],
         _frontend("https", [f"  bind {inner} accept-proxy{options}"], settings),
     ]
 
 
-def _passthrough(routing: Routing, ground: Ground) -> list[str]:
+def _passthrough(routing: Routing, settings: Settings, ground: Ground) -> list[str]:
     others = routing.sni.get("", "decrypt")
     return [
         "frontend tls",
         *_binds("HTTPS", ground.https),
+        *_logged("tcp-request content", settings),
         "  mode tcp",
         "  no option http-ignore-probes",
         f"  log-format {_quoted_format(_TCP_LOG)}",
@@ -214,6 +214,7 @@ def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
     """An entrance for HTTP: who asks, what for, and which pool."""
     own_page = "{ status ge 502 } { res.hdr(x-gateway-page) -m found }"
     return [
+        *_logged("http-request", settings),
         f"frontend {kind}",
         *binds,
         f"  log-format {_quoted_format(_HTTP_LOG.replace('SCHEME', kind))}",
@@ -340,6 +341,11 @@ def _activator_rules() -> list[str]:
 def _headers(kind: str, headers: dict[str, str]) -> list[str]:
     """An empty value takes the header away."""
     return [f"  {kind} set-header {name} {quote(value)}" if value else f"  {kind} del-header {name}" for name, value in headers.items()]
+def _logged(kind: str, settings: Settings) -> list[str]:
+    """In the access log, as nothing else is: with `kind`'s rule for what is understood, with the option for what fails before."""
+    return ["  log global", "  option log-separate-errors", f"  {kind} set-log-level err"] if settings.access_log else []
+
+
 
 
 def _literal(text: str) -> str:
