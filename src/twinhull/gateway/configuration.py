@@ -185,9 +185,9 @@ def _passthrough(routing: Routing, settings: Settings, ground: Ground) -> list[s
     return [
         "frontend tls",
         *_binds("HTTPS", ground.https),
-        *_logged("tcp-request content", settings),
         "  mode tcp",
         "  no option http-ignore-probes",
+        *_logged("tcp-request content", settings),
         f"  log-format {_quoted_format(_TCP_LOG)}",
         "  tcp-request inspect-delay 5s",
         "  tcp-request content set-var(sess.sni) req.ssl_sni,lower",
@@ -214,9 +214,9 @@ def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
     """An entrance for HTTP: who asks, what for, and which pool."""
     own_page = "{ status ge 502 } { res.hdr(x-gateway-page) -m found }"
     return [
-        *_logged("http-request", settings),
         f"frontend {kind}",
         *binds,
+        *_logged("http-request", settings),
         f"  log-format {_quoted_format(_HTTP_LOG.replace('SCHEME', kind))}",
         "  unique-id-format %[uuid()]",
         *(_captures() if settings.access_log else []),
@@ -341,11 +341,6 @@ def _activator_rules() -> list[str]:
 def _headers(kind: str, headers: dict[str, str]) -> list[str]:
     """An empty value takes the header away."""
     return [f"  {kind} set-header {name} {quote(value)}" if value else f"  {kind} del-header {name}" for name, value in headers.items()]
-def _logged(kind: str, settings: Settings) -> list[str]:
-    """In the access log, as nothing else is: with `kind`'s rule for what is understood, with the option for what fails before."""
-    return ["  log global", "  option log-separate-errors", f"  {kind} set-log-level err"] if settings.access_log else []
-
-
 
 
 def _literal(text: str) -> str:
@@ -363,6 +358,11 @@ def _rate_limit(rate: float) -> list[str]:
         f'  http-request return status 429 content-type application/problem+json hdr Retry-After {seconds} lf-string "{_TOO_MANY}" '
         f"if {{ sc_http_req_rate(0) gt {limit} }}",
     ]
+
+
+def _logged(kind: str, settings: Settings) -> list[str]:
+    """In the access log, as nothing else is: with `kind`'s rule for what is understood, with the option for what fails before."""
+    return ["  log global", "  option log-separate-errors", f"  {kind} set-log-level err"] if settings.access_log else []
 
 
 def _captures() -> list[str]:
