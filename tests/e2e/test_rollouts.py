@@ -207,8 +207,7 @@ class Requests:
         """One for each, by the time of their end."""
         with self.path.open("rb") as file:
             file.seek(self.begin)
-            lines = file.read().rpartition(b"\n")[0].splitlines()
-        return [json.loads(line) for line in lines if line.startswith(b"{")]  # HAProxy says there too that servers come and go
+            return [json.loads(line) for line in file.read().rpartition(b"\n")[0].splitlines()]
 
     def counts(self) -> Counter[str]:
         """By the instance that answered."""

@@ -12,10 +12,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from twinhull.errors import ConflictError, UserError
-from twinhull.gateway import accesslog, certificates, routes, servers, stats
+from twinhull.gateway import accesslog, certificates, configuration, routes, servers, stats
 from twinhull.gateway.base import Backend, Server
 from twinhull.gateway.haproxy import Seen
 from twinhull.gateway.listeners import listen
+from twinhull.gateway.settings import Settings
 from twinhull.spec.app import RouteSpec
 
 
@@ -150,3 +151,14 @@ def test_listening() -> None:
     assert 1 <= len(both) <= 2
     for each in both:
         each.close()
+
+
+def test_only_frontends_write_to_the_access_log_and_only_requests() -> None:
+    """HAProxy tells of servers in their backend's log, and of itself in words of less weight than is let through."""
+    ground = configuration.Ground("abcde", 1, 1, "haproxy", "haproxy")
+    some = (RouteSpec("web.test", port=80, tls="own"), RouteSpec("db.test", port=5, protocol="tcp", tls="passthrough"))
+    text = configuration.render(routes.build([Backend("shop/web", some)]), Settings(), ground, servers=True)
+    logging = [part.split("\n")[0] for part in text.split("\n\n") if "  log global" in part]
+    assert logging == ["frontend http", "frontend tls", "frontend https"]
+    assert text.count(" set-log-level err\n") == text.count("  option log-separate-errors\n") == 3
+    assert "  log stdout len 8192 format raw daemon err\n" in text
