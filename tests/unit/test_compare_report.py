@@ -16,9 +16,10 @@ import pytest
 from tests.fakes import comparison
 
 from twinhull.compare import report, verdicts
-from twinhull.compare.model import Bound
+from twinhull.compare.measures import image, isolation
+from twinhull.compare.model import Bound, Fact, Missing
 from twinhull.compare.report import csv as as_csv
-from twinhull.compare.report import facts, html, md
+from twinhull.compare.report import facts, html, md, plots
 from twinhull.compare.report import json as as_json
 from twinhull.compare.report.text import value
 from twinhull.errors import UserError
@@ -76,6 +77,27 @@ def test_each_claim_has_a_row_with_measurement_verdict_and_limits(built: facts.R
     assert all(row.limits for row in built.claims)
 
 
+def test_all_claims_are_summed_up_in_a_sentence_and_who_is_absent_is_named(built: facts.Report) -> None:
+    assert built.short.startswith("Of 7 claims, ")
+    assert "supported here (start, footprint" in built.short
+    assert as_json.plain(built)["headlines"][0] == built.short
+    found = comparison.results("container", "vm", "docker")
+    why = tuple(Missing(sample.metric, "docker", 1, "docker isn't here") for sample in found.samples if sample.subject == "docker")
+    here = tuple(sample for sample in found.samples if sample.subject != "docker")
+    facts_here = tuple(fact for fact in found.facts if fact.subject != "docker")
+    report = facts.build(replace(found, samples=here, facts=facts_here, missing=why))
+    assert "docker couldn't be measured here: docker isn't here." in report.remarks
+    assert facts.build(comparison.results(n=0)).short == ""
+
+
+def test_columns_are_told_in_one_order_whatever_was_seen_first() -> None:
+    found = comparison.results("vm", "container")
+    columns = (image.SIZE, isolation.DEVICES, isolation.KERNEL)
+    seen = tuple(Fact(column, subject, "x", "y") for column in columns for subject in ("container", "vm"))
+    told = facts.build(replace(found, facts=seen)).isolation
+    assert (list(told), list(told[isolation.KERNEL])) == ([isolation.KERNEL, isolation.DEVICES, image.SIZE], ["vm", "container"])
+
+
 def test_claims_are_about_a_vm_against_a_container_whatever_the_baseline() -> None:
     turned = facts.build(comparison.results("vm", "container"))
     assert next(row.word for row in turned.claims if row.claim.topic == "Start") == "supported here"
@@ -128,3 +150,8 @@ def test_a_report_that_can_not_be_written_is_refused_before_anything_is_measured
 )
 def test_numbers_for_people(number: float, unit: str, text: str) -> None:
     assert value(number, unit) == text
+
+
+def test_labels_of_the_plot_stay_apart(built: facts.Report) -> None:
+    labels = [plots._short(row) for row in built.rows if row.metric.group not in ("memory", "cold")]
+    assert len(labels) == len(set(labels))

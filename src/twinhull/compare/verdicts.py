@@ -6,13 +6,22 @@ isolation gets no word of its own: its columns stand beside each other and are n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twinhull.compare.model import Bound, Metric
 from twinhull.compare.statistics import Verdict, Word
 
-EMULATION = "The VM's CPU was emulated (TCG): this is about emulation, and no conclusion about hardware virtualization follows."
+EMULATION = "This is about emulation (TCG): no conclusion about hardware virtualization follows."
+_SAID = {
+    "supported here": "supported here",
+    "supported in part": "supported in part",
+    "mixed": "mixed",
+    "contradicted here": "contradicted here",
+    "no difference found": "without a difference",
+    "not decided": "not decided",
+}
+"""Words of claims in the order in which they are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,15 @@ class Claim:
     metrics: tuple[str, ...]
     limits: str
     columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """A VM against a container in one metric. `figures`: both medians, for people."""
+
+    metric: Metric
+    verdict: Verdict
+    figures: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +127,31 @@ CLAIMS = (
 )
 
 
-def judge(claim: Claim, found: Mapping[str, tuple[Metric, Verdict]], facts: Mapping[str, str], *, emulated: bool) -> ClaimRow:
-    """`found`: metric → the VM's verdict against the container; `facts`: column → both cells in one line."""
+def judge(claim: Claim, found: Mapping[str, Against], facts: Mapping[str, str], *, emulated: bool) -> ClaimRow:
+    """`found`: metric → the VM against the container; `facts`: column → both cells in one line."""
     limits = f"{claim.limits} {EMULATION}" if emulated and _emulation_matters(found) else claim.limits
     if claim.columns:
-        told = "\n".join(f"{column}: {facts[column]}" for column in claim.columns if column in facts)
-        return ClaimRow(claim, "columns beside each other" if told else "not measured", told, limits)
+        seen = "\n".join(f"{column}: {facts[column]}" for column in claim.columns if column in facts)
+        return ClaimRow(claim, "columns beside each other" if seen else "not measured", seen, limits)
     if not found:
         return ClaimRow(claim, "not measured", "", limits)
-    measured = "\n".join(f"{metric.title}: VM {_told(verdict)}" for metric, verdict in found.values())
-    return ClaimRow(claim, _word(claim, [verdict.word for _, verdict in found.values()]), measured, limits)
+    measured = "\n".join(f"{each.metric.title}: {each.figures} ({told(each.verdict)})" for each in found.values())
+    return ClaimRow(claim, _word(claim, [each.verdict.word for each in found.values()]), measured, limits)
+
+
+def in_short(rows: Sequence[ClaimRow]) -> str:
+    """One sentence of all claims: how many came out how, and which; "" where nothing was measured that speaks to one."""
+    judged = [row for row in rows if row.word in _SAID]
+    parts: list[str] = []
+    for word, said in _SAID.items():
+        topics = [row.claim.topic.lower() for row in judged if row.word == word]
+        verb = "" if parts else "is " if len(topics) == 1 else "are "
+        parts += [f"{len(topics)} {verb}{said} ({', '.join(topics)})"] if topics else []
+    if not parts:
+        return ""
+    beside = [row.claim.topic for row in rows if row.claim.columns and row.measured]
+    rest = f"; {beside[0].lower()}: columns without a score." if beside else "."
+    return f"Of {len(judged)} claim{'s' if len(judged) > 1 else ''}, {', '.join(parts)}{rest}"
 
 
 def _word(claim: Claim, words: list[Word]) -> str:
@@ -134,11 +167,9 @@ def _word(claim: Claim, words: list[Word]) -> str:
     return "contradicted here" if supporting not in decided else "mixed"
 
 
-def _told(verdict: Verdict) -> str:
-    """ "worse (7.1 × the container's)": above one where the VM has more, whether that is good or bad."""
-    if verdict.word in (Word.SAME, Word.OPEN):
-        return str(verdict)
-    return f"{verdict} ({times(verdict.ratio)} the container's)"
+def told(verdict: Verdict) -> str:
+    """ "worse, 7.10 ×": above one where there is more of it, whether that is good or bad."""
+    return str(verdict) if verdict.word in (Word.SAME, Word.OPEN) else f"{verdict}, {times(verdict.ratio)}"
 
 
 def times(ratio: float) -> str:
@@ -148,5 +179,5 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f} ×" if 0.1 <= ratio < 10 else f"{ratio:.3g} ×" if ratio < 0.1 else f"{ratio:,.0f} ×"
 
 
-def _emulation_matters(found: Mapping[str, tuple[Metric, Verdict]]) -> bool:
-    return any(metric.bound is Bound.CPU for metric, _ in found.values())
+def _emulation_matters(found: Mapping[str, Against]) -> bool:
+    return any(each.metric.bound is Bound.CPU for each in found.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twinhull.compare.measures import escape, image, isolation, reach
 from twinhull.compare.measures.base import Measure
 from twinhull.compare.measures.cpu import Cpu
 from twinhull.compare.measures.density import Density
@@ -37,4 +38,9 @@ ALL: tuple[Measure, ...] = (
     Reach(),
 )
 BY_NAME = {measure.name: measure for measure in ALL}
+COLUMNS = (
+    *(isolation.KERNEL, isolation.CALLS, isolation.VMM, isolation.DEVICES, isolation.POSTURE),
+    *(reach.CALLS, reach.FUNCTIONS, escape.COLUMN, *image.COLUMNS),
+)
+"""Of the tables of what was seen, in the order of the report."""
 METRICS: dict[str, Metric] = {metric.name: metric for measure in ALL for metric in measure.metrics}

@@ -14,6 +14,7 @@ from twinhull.compare.subjects.base import NotMeasuredError, Place, Wanted, resi
 from twinhull.compare.subjects.hull import LABEL
 from twinhull.spec.instance import InstanceSpec, Runtime
 
+COLUMNS = SIZE, SHARED = "Image on disk", "Shared between instances"
 _TAG = "localhost/twinhull-compare-first"
 
 
@@ -21,7 +22,7 @@ class Image(Measure):
     """A copy of the user's image under a new id stands for one that was just pulled."""
 
     name = "image"
-    quick, full, guess, long, warm_up, hulls_only = 1, 5, 1.2, 1.2, False, True
+    quick, full, guess, long, warm_up, hulls_only = 1, 5, 1.1, 1.1, False, True
     metrics = (
         Metric("image.first_use", "A new image: request → first output", "s", "commit of the image under a new id; API run → first byte"),
         Metric(
@@ -87,8 +88,8 @@ def _sizes(turn: Recorder, ident: str, size: int) -> None:
         shared = "one read-only file for all instances of the machine; each guest caches what it reads for itself"
     else:
         own, shared = "the layers as they are", "layers and the host's page cache are shared by all instances"
-    turn.fact("Image on disk", f"{size / 1e6:.1f} MB; {own}", "image inspect; the file's size")
-    turn.fact("Shared between instances", shared, "how each hull mounts its root")
+    turn.fact(SIZE, f"{size / 1e6:.1f} MB; {own}", "image inspect; the file's size")
+    turn.fact(SHARED, shared, "how each hull mounts its root")
 
 
 def blocks(folder: Path) -> int:

@@ -15,7 +15,7 @@ class Memory(Measure):
     """Instances one after another; what each adds is a sample, its number is in the detail."""
 
     name = "memory"
-    quick, full, guess, long, warm_up = 2, 4, 2.6, 5.2, False
+    quick, full, guess, long, warm_up = 2, 4, 2.0, 5.2, False
     metrics = (
         Metric(
             "memory.anonymous",
@@ -37,7 +37,7 @@ class Memory(Measure):
         with turn.attempt("memory.anonymous", "memory.marginal"), ExitStack() as stack:
             wanted = turn.bench.lasting()
             before = available()
-            for number in range(1, (8 if turn.full else 4) + 1):
+            for number in range(1, (8 if turn.full else 3) + 1):
                 place = stack.enter_context(turn.subject.running(wanted))
                 time.sleep(SETTLE)
                 after = available()

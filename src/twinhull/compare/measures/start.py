@@ -31,7 +31,7 @@ class Start(Measure):
     """Warm, as in daily use: the image has been used before; a VM goes on from a parked clone if one waits, else from a template."""
 
     name = "start"
-    quick, full, guess, long = 5, 30, 1.0, 1.0
+    quick, full, guess, long = 5, 30, 0.9, 0.9
     metrics = (
         Metric(
             "start.ready", "Start, warm: request → it runs", "s", "POST /v1/instances?start=true → its answer; peers: `run -d` → its exit"

@@ -13,8 +13,8 @@ from random import Random
 from twinhull.compare import measures, statistics, verdicts
 from twinhull.compare.model import Bound, Fact, Metric, Results, Run
 from twinhull.compare.report import text
-from twinhull.compare.statistics import Summary, Verdict, Word
-from twinhull.compare.verdicts import ClaimRow
+from twinhull.compare.statistics import Summary, Verdict
+from twinhull.compare.verdicts import Against, ClaimRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of it. `isolation`: column → subject → fact. `curves`: metric → subject → value by the instance's number."""
+    """All of it. `headlines`: a sentence each, for who has a minute. `isolation`: column → subject → fact.
+
+    `curves`: metric → subject → value by the instance's number.
+    """
 
     run: Run
     subjects: tuple[str, ...]
     complete: bool
     emulated: bool
+    short: str
+    """All claims in a sentence, or ""."""
     headlines: tuple[str, ...]
     remarks: tuple[str, ...]
     claims: tuple[ClaimRow, ...]
@@ -65,15 +70,17 @@ def build(results: Results) -> Report:
     emulated = "vm" in subjects and run.machine.get("accelerator") == "tcg"
     rows = tuple(_row(results, metric, subjects, emulated) for metric in measures.METRICS.values() if metric.group in run.measures)
     rows = tuple(row for row in rows if any(cell.summary or cell.reason for cell in row.cells))
-    isolation = _isolation(results)
+    isolation = _isolation(results, subjects)
+    claims = _claims(results, rows, isolation, emulated)
     return Report(
         run,
         subjects,
         results.complete,
         emulated,
-        _headlines(rows, isolation, subjects, emulated),
+        verdicts.in_short(claims),
+        _headlines(rows, isolation, subjects),
         _remarks(results, emulated),
-        _claims(results, rows, isolation, emulated),
+        claims,
         rows,
         isolation,
         {name: _curves(results, name, subjects) for name in ("memory.anonymous", "memory.marginal")},
@@ -122,11 +129,13 @@ def _cell(results: Results, metric: Metric, subject: str) -> Cell:
     return Cell(subject, values, statistics.summary(values, Random(f"{results.run.seed} {metric.name} {subject}")), "")
 
 
-def _isolation(results: Results) -> dict[str, dict[str, Fact]]:
-    found: dict[str, dict[str, Fact]] = defaultdict(dict)
+def _isolation(results: Results, subjects: tuple[str, ...]) -> dict[str, dict[str, Fact]]:
+    """In the order of the report, whatever order it was seen in."""
+    seen: dict[str, dict[str, Fact]] = defaultdict(dict)
     for fact in results.facts:
-        found[fact.column][fact.subject] = fact
-    return dict(found)
+        seen[fact.column][fact.subject] = fact
+    names = sorted(seen, key=lambda name: measures.COLUMNS.index(name) if name in measures.COLUMNS else len(measures.COLUMNS))
+    return {name: {subject: seen[name][subject] for subject in subjects if subject in seen[name]} for name in names}
 
 
 def _curves(results: Results, name: str, subjects: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
@@ -144,13 +153,15 @@ def _curves(results: Results, name: str, subjects: tuple[str, ...]) -> dict[str,
 
 def _claims(results: Results, rows: tuple[Row, ...], isolation: dict[str, dict[str, Fact]], emulated: bool) -> tuple[ClaimRow, ...]:
     """Always a VM against a container, whichever is the baseline of the run."""
-    against: dict[str, tuple[Metric, Verdict]] = {}
+    against: dict[str, Against] = {}
     for row in rows:
         values = {cell.subject: cell.values for cell in row.cells}
         container, vm = values.get("container", ()), values.get("vm", ())
         if container and vm:
             random = Random(f"{results.run.seed} {row.metric.name} vm")
-            against[row.metric.name] = (row.metric, statistics.compare(container, vm, row.metric.better, row.metric.band, random))
+            verdict = statistics.compare(container, vm, row.metric.better, row.metric.band, random)
+            figures = ", ".join(f"{name} {_median(row, name)}" for name in ("container", "vm"))
+            against[row.metric.name] = Against(row.metric, verdict, figures)
     told = {column: " · ".join(f"{subject}: {fact.text}" for subject, fact in cells.items()) for column, cells in isolation.items()}
     return tuple(
         verdicts.judge(claim, {name: against[name] for name in claim.metrics if name in against}, told, emulated=emulated)
@@ -171,7 +182,7 @@ _HEADLINES = (
 )
 
 
-def _headlines(rows: tuple[Row, ...], isolation: dict[str, dict[str, Fact]], subjects: tuple[str, ...], emulated: bool) -> tuple[str, ...]:
+def _headlines(rows: tuple[Row, ...], isolation: dict[str, dict[str, Fact]], subjects: tuple[str, ...]) -> tuple[str, ...]:
     """A sentence each for who has a minute."""
     told = [
         _sentence(row, subject, row.verdicts[subject], subjects[0])
@@ -188,12 +199,14 @@ def _headlines(rows: tuple[Row, ...], isolation: dict[str, dict[str, Fact]], sub
 
 
 def _sentence(row: Row, subject: str, verdict: Verdict, baseline: str) -> str:
-    mine, base = row.cell(subject).summary, row.cell(baseline).summary
-    assert mine is not None
-    assert base is not None
-    figures = f"{subject} {text.value(mine.median, row.metric.unit)}, {baseline} {text.value(base.median, row.metric.unit)}"
-    result = str(verdict) if verdict.word in (Word.OPEN, Word.SAME) else f"{verdict}, {verdicts.times(verdict.ratio)}"
-    return f"{row.metric.title}: {figures} ({result})." + (" About emulation." if row.remark and "vm" in (subject, baseline) else "")
+    figures = ", ".join(f"{name} {_median(row, name)}" for name in (baseline, subject))
+    emulated = " About emulation." if row.remark and "vm" in (subject, baseline) else ""
+    return f"{row.metric.title}: {figures} ({verdicts.told(verdict)}).{emulated}"
+
+
+def _median(row: Row, subject: str) -> str:
+    found = row.cell(subject).summary
+    return text.value(found.median, row.metric.unit) if found else "–"
 
 
 def _remarks(results: Results, emulated: bool) -> tuple[str, ...]:
@@ -201,10 +214,23 @@ def _remarks(results: Results, emulated: bool) -> tuple[str, ...]:
     told = []
     if emulated:
         why = "/dev/kvm is there but ran no guest in time" if machine.get("kvm") else "the machine has no /dev/kvm"
-        told.append(f"VMs ran under QEMU's TCG, which emulates the CPU ({why}). {verdicts.EMULATION}")
+        told.append(
+            f"VMs ran under QEMU's TCG, which emulates the CPU ({why}). "
+            "What the CPU bounds is about emulation here, and no conclusion about hardware virtualization follows."
+        )
     if not results.complete:
         told.append(f"This run isn't complete ({len(results.done)} turns done): go on with `twinhull compare --resume {results.run.id}`.")
+    told += [f"{subject} couldn't be measured here: {why}." for subject, why in _absent(results).items()]
     told += [str(remark) for remark in results.run.service.get("remarks", ())]
     if float(machine.get("load", 0)) > float(machine.get("cpus") or 1) / 2:
         told.append(f"The machine was busy with something else when the run began (load {machine['load']:.1f}): expect wide intervals.")
     return tuple(told)
+
+
+def _absent(results: Results) -> dict[str, str]:
+    """Subjects of which there is nothing, with the reason if it is one and the same."""
+    seen = {sample.subject for sample in results.samples} | {fact.subject for fact in results.facts}
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for missing in results.missing:
+        reasons[missing.subject].add(missing.reason)
+    return {subject: next(iter(why)).rstrip(".") for subject, why in reasons.items() if subject not in seen and len(why) == 1}

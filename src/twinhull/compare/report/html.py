@@ -20,6 +20,20 @@ from twinhull.compare.statistics import Verdict, Word
 from twinhull.compare.verdicts import times
 from twinhull.sys import fs
 
+_GROUPS = {
+    "workload": "Your application",
+    "start": "Start, as in use",
+    "cold": "Start, each way alone",
+    "memory": "Memory of idle instances",
+    "density": "Density, and memory under requests",
+    "cpu": "CPU",
+    "ram": "Memory bandwidth and latency",
+    "system": "Calls into the kernel",
+    "disk": "Disk",
+    "network": "Network",
+    "jitter": "A bad neighbour: the column is the neighbour's hull",
+    "image": "Image",
+}
 _SIGNS = {Word.BETTER: "▲", Word.WORSE: "▼", Word.SAME: "=", Word.OPEN: "?"}
 
 
@@ -31,25 +45,38 @@ def write(results: Results, path: Path) -> None:
 def page(results: Results) -> str:
     """The whole document."""
     report = facts.build(results)
+    isolation, image = method.apart(report)
+    sections = [
+        ("said", "What is said, and what was measured", _claims(report)),
+        ("seen", "Seen at once", _plots(report)),
+        ("figures", "Figures", _figures(report)),
+        ("isolation", "Isolation", _columns(report, isolation, "Separate columns, never merged into one score")),
+        ("image", "Image", _columns(report, image, "What an image takes, and what its instances share")),
+        ("method", "Method", _method(report, results)),
+    ]
+    return _document(method.title(report), _head(report), [section for section in sections if section[2]])
+
+
+def _head(report: Report) -> str:
+    """What a reader of one minute gets."""
+    short = f'<p class="short">{escape(report.short)}</p>' if report.short else ""
+    notes = "".join(f'<p class="note">{escape(remark)}</p>' for remark in report.remarks)
+    return f"{short}{_list(report.headlines, 'lead')}{notes}<p>{_machine_line(report)}</p>"
+
+
+def _document(title: str, head: str, sections: list[tuple[str, str, str]]) -> str:
+    """Sections: id, heading, body."""
     css = resources.files(__package__).joinpath("page.css").read_text()
-    title = escape(method.title(report))
+    links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections)
     body = "\n".join(
-        [
-            f"<header><h1>{title}</h1>",
-            *(f'<p class="note">{escape(remark)}</p>' for remark in report.remarks),
-            _list(report.headlines, "lead"),
-            f"<p>{_machine_line(report)}</p></header>",
-            "<main>",
-            f'<section aria-labelledby="said"><h2 id="said">What is said, and what was measured</h2>{_claims(report)}</section>',
-            f'<section aria-labelledby="seen"><h2 id="seen">Seen at once</h2>{_plots(report)}</section>',
-            f'<section aria-labelledby="figures"><h2 id="figures">Figures</h2>{_figures(report)}</section>',
-            _isolation(report),
-            f'<section aria-labelledby="method"><h2 id="method">Method</h2>{_method(report, results)}</section>',
-            "</main>",
-        ]
+        f'<section aria-labelledby="{name}"><h2 id="{name}">{escape(heading)}</h2>{text}</section>' for name, heading, text in sections
     )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}<style>\n{css}</style></head>\n<body>\n{body}\n</body>\n</html>\n'
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    top = f'<header><h1>{escape(title)}</h1>{head}<nav aria-label="sections"><ul>{links}</ul></nav></header>'
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>{meta}<title>{escape(title)}</title><style>\n{css}</style></head>\n'
+        f"<body>\n{top}\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def _machine_line(report: Report) -> str:
@@ -59,13 +86,14 @@ def _machine_line(report: Report) -> str:
 
 
 def _claims(report: Report) -> str:
-    head = ("Topic", "Claim", "Measured here", "Verdict", "Limits")
+    head = ("Claim", "Verdict", "Measured here", "Limits")
     rows = []
     for row in report.claims:
-        claim = f"{escape(row.claim.text)}<small>The opposite is said too: {escape(row.claim.opposite)}</small>"
-        measured = "<br>".join(escape(part) for part in row.measured.splitlines()) or "–"
-        rows.append((escape(row.claim.topic), claim, measured, f"<strong>{escape(row.word)}</strong>", escape(row.limits)))
-    return _table(head, rows, "Each claim of the argument, with what this machine says to it")
+        opposite = f"<small>The opposite is said too: {escape(row.claim.opposite)}</small>"
+        claim = f'{escape(row.claim.topic)}<span class="claim">{escape(row.claim.text)}</span>{opposite}'
+        measured = "".join(f"<li>{escape(part)}</li>" for part in row.measured.splitlines())
+        rows.append((claim, f"<strong>{escape(row.word)}</strong>", f"<ul>{measured}</ul>" if measured else "–", escape(row.limits)))
+    return _table(head, [("", rows)], "Each claim of the argument, with what this machine says to it", "claims")
 
 
 def _plots(report: Report) -> str:
@@ -78,8 +106,12 @@ def _plots(report: Report) -> str:
 
 def _figures(report: Report) -> str:
     verdicts = [f"Verdict: {subject}" for subject in report.subjects[1:]]
-    rows = [(_name(row, report), *(_cell(cell, row.metric.unit) for cell in row.cells), *_verdicts(row, report)) for row in report.rows]
-    return _table(("Figure", *report.subjects, *verdicts), rows, f"Medians with 95 % intervals; verdicts against {report.subjects[0]}")
+    groups: dict[str, list[Iterable[str]]] = {}
+    for row in report.rows:
+        line = (_name(row, report), *(_cell(cell, row.metric.unit) for cell in row.cells), *_verdicts(row, report))
+        groups.setdefault(_GROUPS[row.metric.group], []).append(line)
+    head = ("Figure", *report.subjects, *verdicts)
+    return _table(head, groups.items(), f"Medians with 95 % intervals; verdicts against {report.subjects[0]}", "figures")
 
 
 def _name(row: Row, report: Report) -> str:
@@ -119,21 +151,18 @@ def _verdict(found: Verdict) -> str:
     return f'<span class="{kind}"><span aria-hidden="true">{_SIGNS[found.word]}</span> {escape(str(found))}</span>{ratio}'
 
 
-def _isolation(report: Report) -> str:
-    if not report.isolation:
-        return ""
+def _columns(report: Report, columns: method.Columns, caption: str) -> str:
+    """A row for each thing that was seen; "" where nothing was."""
     rows = []
-    for column, cells in report.isolation.items():
+    for column, cells in columns.items():
         told = [escape(cells[subject].text) if subject in cells else "–" for subject in report.subjects]
-        name = f"{escape(column)}<small>{escape(next(iter(cells.values())).how)}</small>"
-        rows.append((name, *told))
-    table = _table(("Column", *report.subjects), rows, "Separate columns, never merged into one score")
-    return f'<section aria-labelledby="isolation"><h2 id="isolation">Isolation</h2>{table}</section>'
+        rows.append((f"{escape(column)}<small>{escape(next(iter(cells.values())).how)}</small>", *told))
+    return _table(("Column", *report.subjects), [("", rows)], caption) if rows else ""
 
 
 def _method(report: Report, results: Results) -> str:
     machine = _table(
-        ("What", "Here"), [(escape(name), escape(told)) for name, told in method.machine(report)], "The machine and the versions"
+        ("What", "Here"), [("", [(escape(name), escape(told)) for name, told in method.machine(report)])], "The machine and the versions"
     )
     records: list[Run | Record] = [results.run, *results.samples, *results.missing, *results.facts]
     lines = [json.dumps(model.plain(record), ensure_ascii=False) for record in records]
@@ -147,13 +176,18 @@ def _list(lines: Iterable[str], kind: str) -> str:
     return f'<ul class="{kind}">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]], caption: str) -> str:
-    """Cells are HTML already; on a narrow screen each is labelled by its column's head."""
+def _table(head: Iterable[str], groups: Iterable[tuple[str, Iterable[Iterable[str]]]], caption: str, kind: str = "") -> str:
+    """Groups of rows with a title ("": none). Cells are HTML already; on a narrow screen each is labelled by its column's head."""
     names = list(head)
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-    body = []
+    bodies = "".join(_body(names, title, rows) for title, rows in groups)
+    return f'<table class="{kind}"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead>{bodies}</table>'
+
+
+def _body(names: list[str], title: str, rows: Iterable[Iterable[str]]) -> str:
+    lines = [f'<tr class="group"><th scope="rowgroup" colspan="{len(names)}">{escape(title)}</th></tr>'] if title else []
     for row in rows:
         first, *rest = row
         cells = "".join(f'<td data-label="{escape(name)}">{cell}</td>' for name, cell in zip(names[1:], rest, strict=True))
-        body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        lines.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
+    return f"<tbody>{''.join(lines)}</tbody>"

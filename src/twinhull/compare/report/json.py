@@ -31,7 +31,7 @@ def plain(report: Report) -> dict[str, Any]:
         "run": run,
         "complete": report.complete,
         "emulated": report.emulated,
-        "headlines": list(report.headlines),
+        "headlines": [*filter(None, (report.short,)), *report.headlines],
         "remarks": list(report.remarks),
         "claims": [
             {"topic": row.claim.topic, "claim": row.claim.text, "measured": row.measured, "verdict": row.word, "limits": row.limits}

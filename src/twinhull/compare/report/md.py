@@ -8,6 +8,7 @@ from pathlib import Path
 from twinhull.compare.model import Results
 from twinhull.compare.report import facts, method
 from twinhull.compare.report.facts import Cell, Report, Row
+from twinhull.compare.report.method import Columns
 from twinhull.compare.report.text import value
 from twinhull.sys import fs
 
@@ -19,16 +20,20 @@ def write(results: Results, path: Path) -> None:
 
 def summary(report: Report) -> str:
     """Headlines, remarks, and where the samples are."""
-    lines = [*report.headlines, *(f"! {remark}" for remark in report.remarks)]
+    lines = [*filter(None, (report.short,)), *report.headlines, *(f"! {remark}" for remark in report.remarks)]
     return "\n".join([*lines, f"Run {report.run.id}, seed {report.run.seed}."]) + "\n"
 
 
 def text(report: Report) -> str:
     """The whole page."""
-    parts = [f"# {method.title(report)}", _bullets(report.headlines), *(f"> {remark}" for remark in report.remarks)]
+    short = f"**{report.short}**" if report.short else ""
+    parts = [f"# {method.title(report)}", short, _bullets(report.headlines), *(f"> {remark}" for remark in report.remarks)]
     parts += ["## What is said, and what was measured", _claims(report), "## Figures", _figures(report)]
-    if report.isolation:
-        parts += ["## Isolation", "Separate columns; they are never merged into one score.", _isolation(report)]
+    isolation, image = method.apart(report)
+    if isolation:
+        parts += ["## Isolation", "Separate columns; they are never merged into one score.", _seen(report, isolation)]
+    if image:
+        parts += ["## Image", _seen(report, image)]
     parts += ["## Method", _bullets(method.lines(report)), "### The machine", _table(("", ""), list(method.machine(report)))]
     parts += ["### To repeat a figure", "```\n" + "\n".join(dict.fromkeys(row.command for row in report.rows)) + "\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -57,10 +62,10 @@ def _cell(cell: Cell, unit: str) -> str:
     return f"{value(found.median, unit)} ({spread}; p99 {value(found.p99, unit)}; n = {found.n})"
 
 
-def _isolation(report: Report) -> str:
+def _seen(report: Report, columns: Columns) -> str:
     rows = [
         (column, *(cells[subject].text if subject in cells else "–" for subject in report.subjects), next(iter(cells.values())).how)
-        for column, cells in report.isolation.items()
+        for column, cells in columns.items()
     ]
     return _table(("", *report.subjects, "how"), rows)
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from time import gmtime, strftime
 
 from twinhull.compare import statistics
+from twinhull.compare.measures import image
+from twinhull.compare.model import Fact
 from twinhull.compare.report.facts import Report
 from twinhull.compare.report.text import listed, value
+
+Columns = dict[str, dict[str, Fact]]
+
+
+def apart(report: Report) -> tuple[Columns, Columns]:
+    """What was seen of isolation, and of images."""
+    own = {column: cells for column, cells in report.isolation.items() if column not in image.COLUMNS}
+    return own, {column: cells for column, cells in report.isolation.items() if column in image.COLUMNS}
 
 
 def title(report: Report) -> str:

@@ -53,7 +53,7 @@ class Plot:
 
 def all_of(report: Report) -> list[Plot]:
     """Those that there are samples for."""
-    return [plot for plot in (starts(report), ratios(report), memory(report)) if plot]
+    return [plot for plot in (starts(report), memory(report), ratios(report)) if plot]
 
 
 def starts(report: Report) -> Plot | None:
@@ -117,10 +117,29 @@ def _strip(axis: Axes, row: Row, base: str, height: int) -> None:
         axis.plot([statistics.median(xs)], [at], "|", markersize=11, markeredgewidth=2, **style | {"label": None})
 
 
+_SHORTER = (
+    ("Start, warm: request → ", "Start → "),
+    ("Start by command line: ", "Command line: "),
+    ("Servers per GiB, p95 ≤ 50 ms (extrapolated)", "Servers per GiB (extrapolated)"),
+    ("Latency with several servers up: p95", "Latency, several servers up"),
+    ("Memory per server after its requests", "Memory per server"),
+    ("random 4 KiB reads, depth ", "4 KiB reads × "),
+    ("Timer lateness ", "Timer "),
+    ("Timer of a ", "Timer, "),
+    (" beside a ", " by a "),
+    (": p99.9", ""),
+    ("Part of two instances' resident memory that is shared", "Resident memory that is shared"),
+)
+"""Titles as labels, which must stay apart within _LABEL letters."""
+_LABEL = 34
+
+
 def _short(row: Row) -> str:
     arrow = "↑" if row.metric.better.value == "higher" else "↓"
-    words = row.metric.title.replace("Start, warm: request → ", "Start → ").replace("Timer lateness beside ", "Timer, ")
-    return f"{words if len(words) <= 34 else words[:33] + '…'} {arrow}"
+    words = row.metric.title
+    for long, short in _SHORTER:
+        words = words.replace(long, short)
+    return f"{words if len(words) <= _LABEL else words[: _LABEL - 1] + '…'} {arrow}"
 
 
 def memory(report: Report) -> Plot | None:
