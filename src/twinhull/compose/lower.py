@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from twinhull.compose import fields, lowermounts, lowernetwork, lowerservice, support
+from twinhull.compose.schema import EXTENSION
 from twinhull.compose.tree import ComposeError, Map, Mark, did_you_mean
 from twinhull.spec.app import AppNetwork, AppSpec, AppVolume, Condition, Note, ServiceSpec
+from twinhull.spec.instance import Runtime
 
 
 def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], notes: Iterable[Note] = ()) -> AppSpec:
@@ -31,7 +33,7 @@ def lower(model: Map, name: str, folder: str, variables: Mapping[str, str], note
         networks=_used_networks(lowered, networks, network_names),
         volumes=_used_volumes(lowered, volumes, volume_names),
         folder=folder,
-        notes=(*notes, *sources.notes, *support.notes(model), *_two_writers(services, lowered)),
+        notes=(*notes, *sources.notes, *support.notes(model), *_two_writers(services, lowered), *_scaled_in_vain(services, lowered)),
         secret_values=secret_values,
         host_paths=_host_paths(services),
     )
@@ -147,6 +149,23 @@ def _two_writers(services: Map, lowered: Mapping[str, ServiceSpec]) -> list[Note
             text = "replaced in place: two instances would write to one volume"
             found.append(Note(str(config.at("order")), f"services.{name}.deploy.update_config.order", text))
     return found
+
+
+def _scaled_in_vain(services: Map, lowered: Mapping[str, ServiceSpec]) -> Iterator[Note]:
+    """What `scale` can't do: park what isn't a VM, and wake by a datagram, which nobody can hold."""
+    for name, service in lowered.items():
+        if service.scale is None:
+            continue
+        if service.scale.keep_warm and service.template.runtime is not Runtime.VM:
+            scaling = services[name].sub(EXTENSION).sub("scale")
+            text = f"has no effect for runtime: {service.template.runtime}: only VMs wait parked"
+            text += ", and a container is started as fast" * (service.template.runtime is Runtime.CONTAINER)
+            yield Note(str(scaling.at("keep_warm")), f"services.{name}.{EXTENSION}.scale.keep_warm", text)
+        if not service.scale.min:
+            for index, (port, mark) in enumerate(services[name].seq("ports").items()):
+                if port["protocol"] == "udp":
+                    text = f"UDP doesn't wake {name}, which sleeps by `scale: {{min: 0}}`: say `min: 1`, or wake it by TCP"
+                    yield Note(str(mark), f"services.{name}.ports[{index}]", text)
 
 
 def _host_paths(services: Map) -> tuple[str, ...]:

@@ -291,6 +291,23 @@ def test_never_two_writers(app: App) -> None:
     assert (note.key, note.fatal) == ("services.web.deploy.update_config.order", False)
 
 
+def test_what_scale_can_not_do_is_said_with_its_line(app: App) -> None:
+    ports = "ports: ['53:53/udp', '53:53', {target: 54, protocol: udp}]"
+
+    def notes(runtime: str, scale: str) -> dict[str, str]:
+        lines = ("runtime: " + runtime, ports, "x-twinhull:", "  scale:", *(f"    {each}" for each in scale.split(", ")))
+        text = "services:\n  web:\n    image: x\n" + "".join(f"    {line}\n" for line in lines)
+        found = app.spec(text).notes
+        assert not any(note.fatal for note in found)
+        return {note.where.rpartition("compose.yaml:")[2]: note.key for note in found}
+
+    both = {"5": "services.web.ports[2]", "9": "services.web.x-twinhull.scale.keep_warm"}
+    assert notes("container", "min: 0, keep_warm: 1") == both
+    assert notes("sandbox", "min: 1, keep_warm: 1") == {"9": both["9"]}
+    assert notes("vm", "min: 0, keep_warm: 1") == {"5": both["5"]}
+    assert notes("vm", "min: 1, keep_warm: 1") == {}
+
+
 @pytest.mark.parametrize(
     ("line", "count", "job"),
     [
