@@ -64,6 +64,12 @@ def test_bad_reference(refused: Callable[..., Done], reference: str) -> None:
     refused(reference, "run", "--rm", "--", reference, "true")
 
 
+def test_nothing_to_run(refused: Callable[..., Done], daemon: Daemon) -> None:
+    """An instance without a program is never made: it couldn't be shown, nor recovered."""
+    refused("neither entrypoint nor command", "run", "--entrypoint", "", "busybox")
+    assert daemon.cli("ps", "-a").code == 0
+
+
 def test_unknown_user(refused: Callable[..., Done], runtime: str) -> None:
     refused("nosuchuser", "run", "--rm", "--runtime", runtime, "--user", "nosuchuser", "busybox", "true")
 

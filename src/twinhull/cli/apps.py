@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import sys
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from dataclasses import asdict
 from time import monotonic, time
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from twinhull.client.sync import Client
 from twinhull.errors import NotFoundError, TwinhullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from twinhull.cli.parse import Arguments
     from twinhull.engine.apps.base import AppView, Happened, MemberView, ServiceView
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _CLOCKS = 5.0
 """Seconds between a request and the moment from which its progress is followed, at the most."""
 _FAILED = ("failing", "waiting")
+_TOLD_AFTER, _GIVEN_UP_AFTER = 3.0, 60.0
+"""Seconds that a service fails without a break."""
 _VERBS = {
     "CreateNetwork": "network", "RemoveNetwork": "remove", "CreateVolume": "volume", "RemoveVolume": "remove", "Create": "create",
     "Start": "start", "Restart": "restart", "Stop": "stop", "Remove": "remove", "RunHook": "hook", "Serve": "serve", "Drain": "drain",
@@ -83,20 +87,71 @@ def last_number(view: AppView | None) -> int:
 
 
 def follow(client: Client, app: str, done: Callable[[AppView], bool], *, since: int = 0, timeout: float | None = None) -> AppView:
-    """Show what happens until `done`. Raises NotReadyError if nothing happens by itself any more before, and after `timeout` seconds."""
-    progress, begun = Progress(since), time()
+    """Show what happens until `done`. Raises NotReadyError if nothing happens by itself any more before, after `timeout` seconds, and where
+    a service has failed for a minute, though it is tried again and again (with a timeout: that counts)."""
+    progress, begun, trouble = Progress(since), time(), Trouble()
     end = monotonic() + timeout if timeout else None
-    with closing(client.app_watch(app)) as stream:
-        for view in stream:
-            progress.show(view)
-            if done(view):
-                return _unless_undone(view, begun)
-            bad = [service for service in view.services if service.state in _FAILED]
-            if view.settled and bad:
-                raise NotReadyError(_trouble(bad), f"twinhull compose logs -p {app} {bad[0].name}")
-            if end and monotonic() > end:
-                raise NotReadyError(f"application {app} isn't ready after {timeout:g} s: {_trouble(bad or list(view.services))}")
+    view: AppView | None = None
+    for view in _views(client, app):
+        progress.show(view)
+        if done(view):
+            return _unless_undone(view, begun)
+        bad = [service for service in view.services if service.state in _FAILED]
+        hint = f"why: twinhull compose logs -p {app} {bad[0].name}" if bad else ""
+        if view.settled and bad:
+            raise NotReadyError(_trouble(bad), hint)
+        if end and monotonic() > end:
+            raise NotReadyError(f"application {app} isn't ready after {timeout:g} s: {_trouble(bad or list(view.services))}", hint)
+        if (lasting := trouble.lasting(view, monotonic())) and not end:
+            raise NotReadyError(
+                f"{_trouble(lasting)}; it is tried again meanwhile", f"why: twinhull compose logs -p {app} {lasting[0].name}"
+            )
     raise NotReadyError(f"application {app} has gone meanwhile")
+
+
+def _views(client: Client, app: str) -> Iterator[AppView]:
+    """After every change, and the last one again each second, so that whoever counts time isn't held up where nothing changes."""
+    found: queue.Queue[AppView | BaseException | None] = queue.Queue()
+
+    def read() -> None:
+        try:
+            with closing(client.app_watch(app)) as stream:
+                for view in stream:
+                    found.put(view)
+            found.put(None)
+        except BaseException as error:
+            found.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    last: AppView | None = None
+    while True:
+        with suppress(queue.Empty):
+            item = found.get(timeout=1)
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                return
+            last = item
+        if last is not None:
+            yield last
+
+
+class Trouble:
+    """How long services have been failing without a break. They are told once, so that nobody waits without knowing for what."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+        self._told: set[str] = set()
+
+    def lasting(self, view: AppView, now: float) -> list[ServiceView]:
+        """Those that have failed for too long. now: seconds of a clock that doesn't jump."""
+        failing = {each.name: each for each in view.services if each.state == "failing"}
+        self._since = {name: self._since.get(name, now) for name in failing}
+        for name, since in self._since.items():
+            if now - since >= _TOLD_AFTER and name not in self._told:
+                self._told.add(name)
+                print(f"{paint('waiting:', 'yellow', sys.stderr)} {printable(_trouble([failing[name]]))}", file=sys.stderr, flush=True)
+        return [failing[name] for name, since in self._since.items() if now - since >= _GIVEN_UP_AFTER]
 
 
 def _unless_undone(view: AppView, begun: float) -> AppView:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from twinhull.cli import table
 from twinhull.cli.parse import UsageError, parse
-from twinhull.errors import CannotRunError, NotFoundError, TwinhullError, UserError
+from twinhull.errors import CannotRunError, ConflictError, NotFoundError, TwinhullError, UnsupportedError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,7 +139,8 @@ def exit_code(error: Exception, command: Command | None) -> int:
         return error.exit_code
     if command is not None and command.own_exit_codes:
         return OWN_ERROR
-    return USAGE if isinstance(error, UsageError) or type(error) is UserError else FAILED
+    by_state = isinstance(error, NotFoundError | ConflictError | UnsupportedError)
+    return USAGE if isinstance(error, UserError) and not by_state else FAILED
 
 
 def _known(words: str) -> Command:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from twinhull.client.thin import Query
 
 
+_FATAL = 'time="'
+"""How skopeo and buildah begin a line of their log: what it says comes with the error, if it is one."""
+
+
 def instance_path(ref: str, tail: str = "") -> str:
     """/v1/instances/REF[/TAIL]."""
     return named("instances", ref) + (f"/{tail}" if tail else "")
@@ -86,7 +90,7 @@ def follow(title: str, events: Iterator[tuple[str, Any]], *, quiet: bool = False
             if name == "done":
                 break
             last = str(data.get("line", "")) if isinstance(data, dict) else str(data)
-            if not quiet and not last.startswith("id: "):
+            if not quiet and not last.startswith(("id: ", _FATAL)):
                 progress.line(last)
     return last.removeprefix("id: ")
 

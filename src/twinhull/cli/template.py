@@ -272,6 +272,8 @@ def show(value: Any) -> str:
     """A value as text: true, 3, plain text, JSON for lists and objects."""
     if isinstance(value, str):
         return value
+    if (word := getattr(value, "word", None)) is not None:
+        return str(word)
     return "" if value is None or callable(value) else dump(value)
 
 

@@ -32,7 +32,7 @@ from twinhull.plan.health import begin
 from twinhull.plan.lifecycle import Ended, Event, State
 from twinhull.spec.instance import InstanceSpec, MountSpec, MountType, PortMapping
 from twinhull.spec.network import NetworkRecord
-from twinhull.spec.process import ImageConfig, stop_signal
+from twinhull.spec.process import ImageConfig, argv, stop_signal
 from twinhull.spec.validate import normalize
 from twinhull.store.db import Database, EndpointRecord, InstanceRecord
 from twinhull.volume.base import VolumeSpec
@@ -81,6 +81,7 @@ class Instances:
         spec = normalize(wanted)
         self.launcher.refuse_unsupported(spec)
         found = await self.launcher.images.resolve(image or spec.image)
+        argv(spec, ImageConfig.parse(found.config))  # refuses where there is nothing to run
         async with self.creating:
             record = self._record(spec, found)
             endpoints = self._endpoints(record)

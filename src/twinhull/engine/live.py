@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from twinhull.engine.base import AddressView, HealthView, InstanceView
-from twinhull.errors import ConflictError
+from twinhull.errors import ConflictError, UserError
 from twinhull.instance.base import Instance, Session
 from twinhull.plan.health import Health
 from twinhull.plan.lifecycle import Event, State, after, is_up
@@ -101,7 +101,7 @@ def view(live: Live, networks: dict[str, NetworkRecord], log_path: str, accelera
         state=str(record.state),
         created_at=record.created_at,
         spec=record.spec,
-        argv=argv(record.spec, live.image),
+        argv=_argv(live),
         started_at=record.started_at,
         finished_at=record.finished_at,
         exit_code=record.exit_code,
@@ -115,6 +115,14 @@ def view(live: Live, networks: dict[str, NetworkRecord], log_path: str, accelera
         accelerator=accelerator,
         log_path=log_path,
     )
+
+
+def _argv(live: Live) -> tuple[str, ...]:
+    """Nothing for a record of an earlier version that has nothing to run: one such must not hide all others from a list."""
+    try:
+        return argv(live.record.spec, live.image)
+    except UserError:
+        return ()
 
 
 def _health_view(state: Health) -> HealthView:

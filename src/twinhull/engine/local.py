@@ -63,6 +63,7 @@ from twinhull.network.host import Attached, NetworkHost
 from twinhull.plan.lifecycle import State
 from twinhull.spec.instance import InstanceSpec, MountType, Resources, RestartPolicy, RestartWhen
 from twinhull.spec.process import merge_environment, signal_number
+from twinhull.spec.validate import normalize
 from twinhull.store.db import Database
 from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
@@ -268,6 +269,7 @@ class LocalEngine(Engine):
         async with live.lock:
             spec = live.record.spec
             if resources is not None:
+                normalize(replace(spec, resources=resources))  # refuses what can't be
                 if live.up:
                     await live.running().update(resources)
                 spec = replace(spec, resources=resources)

@@ -177,7 +177,11 @@ COMMANDS = (
             Option("--type", "look only here", metavar="KIND", choices=("instance", "container", "image", "network", "volume")),
         ),
         (Argument("name", most=0, complete="instances"),),
-        (("twinhull inspect web", ""), ("twinhull inspect -f '{{.exit_code}}' job", "one field")),
+        (
+            ("twinhull inspect web", ""),
+            ("twinhull inspect -f '{{.exit_code}}' job", "one field"),
+            ("twinhull inspect -f '{{.State.Running}}' web", "Docker's names of the usual fields work too"),
+        ),
     ),
     Command(
         "port",

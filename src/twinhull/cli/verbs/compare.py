@@ -95,6 +95,8 @@ def _asked(args: Arguments, client: Client) -> Asked:
     image = copy.template.image if copy else word or str((definition or {}).get("image", ""))
     if not image:
         raise usage(args.command, "compare needs IMAGE or SERVICE", "see: twinhull compare --help")
+    if args.number("rounds") == 0:
+        raise usage(args.command, "--rounds 0: use 1 or more")
     defaults = Asked("")
     seed = args.number("seed")
     asked = Asked(

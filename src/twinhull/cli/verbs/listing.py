@@ -43,6 +43,10 @@ def inspect_all(args: Arguments, refs: list[str], find: Callable[[str], Any]) ->
         return ""
 
     status = remote.each(refs, one)
+    if "{{" in args.text("format"):
+        from twinhull.cli.dockerview import Named
+
+        found = [Named(each) if "argv" in each else each for each in found]
     if found or output.chosen(args) != "table":
         output.objects(args, found)
     else:

@@ -230,7 +230,7 @@ def _brought_up(args: Arguments, client: Client, service: str) -> str:
         pull_image(described.template.image, quiet=quiet)
     needed = tuple(each.service for each in described.depends_on) if not args.switch("no_deps") else ()
     present = apps.present(client, spec.name)
-    if not needed and present is not None:
+    if not needed and present is not None and any(each.name == service for each in present.services):
         return spec.name
     if not needed:
         # its networks and volumes, but no service of it

@@ -81,7 +81,7 @@ class App:
         for revision in self.revisions:
             if revision.number == number:
                 return revision
-        raise NotFoundError(f"application {self.name} has no revision {number}", f"twinhull -p {self.name} revisions lists them")
+        raise NotFoundError(f"application {self.name} has no revision {number}", f"twinhull revisions -p {self.name} lists them")
 
     def service(self, name: str) -> ServiceSpec:
         """A service of the wanted revision. Raises NotFoundError."""
