@@ -150,6 +150,7 @@ def test_what_can_be_measured_is_and_the_rest_has_a_reason(ran: Ran) -> None:
         if not cell["n"]:
             assert cell["reason"], (metric, subject)
             assert metric.startswith("cold.") or metric in full_only or "servers take" in cell["reason"], (metric, subject, cell)
+    assert cells(ran.report)["cold.snapshot_output", "vm"]["n"] == 1
     facts = {(fact["column"], fact["subject"]): fact["text"] for fact in ran.report["isolation"]}
     assert facts["Kernel", "container"].startswith("shared")
     assert facts["Kernel", "vm"].startswith("its own")
