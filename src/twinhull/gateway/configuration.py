@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from twinhull.gateway import pages
+from twinhull.gateway import asleep, pages
 from twinhull.gateway.base import Server
 from twinhull.gateway.routes import REDIRECT, Pool, Routing
 from twinhull.gateway.settings import Settings
@@ -21,8 +21,6 @@ ACTIVATOR = ":activator"
 """A server's name that no instance can have."""
 _SERVER = "    server "
 """Deeper than all else, so that these lines are known again."""
-IDEMPOTENT = "GET HEAD OPTIONS TRACE PUT DELETE"
-"""RFC 9110, section 9.2.2: the same twice is as once, so a lost answer may be asked for again."""
 _REALM = "twinhull-{tag}"
 _LEAST_CLIENT_TIMEOUT = 60
 
@@ -47,6 +45,7 @@ def render(routing: Routing, settings: Settings, ground: Ground, *, servers: boo
         parts += _tls(routing, settings, ground)
     parts += _no_service()
     parts += [_pool(pool, servers=servers) for pool in sorted(routing.pools.values(), key=lambda pool: pool.name)]
+    parts += asleep.hops(routing.pools.values(), _longest(routing))
     return "\n".join("\n".join(part) + "\n" for part in parts)
 
 
@@ -117,7 +116,6 @@ def _global(ground: Ground) -> list[str]:
         f"  user {ground.user}",
         f"  group {ground.group}",
         "  chroot empty",
-        f"  set-var proc.activator str({ACTIVATOR})",
         "  fd-hard-limit 200000",
         "  stats socket unix@sock/admin mode 600 level admin expose-fd listeners",
         "  stats timeout 1m",
@@ -131,7 +129,6 @@ def _global(ground: Ground) -> list[str]:
 
 
 def _defaults(routing: Routing, settings: Settings) -> list[str]:
-    longest = max([_LEAST_CLIENT_TIMEOUT, *(pool.route.timeout for pool in routing.pools.values())])
     return [
         "defaults",
         "  mode http",
@@ -143,7 +140,7 @@ def _defaults(routing: Routing, settings: Settings) -> list[str]:
         "  timeout connect 2s",
         "  timeout http-request 10s",
         "  timeout http-keep-alive 60s",
-        f"  timeout client {_milliseconds(longest)}",
+        f"  timeout client {_milliseconds(_longest(routing))}",
         "  timeout client-fin 30s",
         "  timeout tunnel 1h",
         # A connection that isn't accepted may be tried elsewhere whatever the method; the rest is for requests that may be repeated.
@@ -151,12 +148,13 @@ def _defaults(routing: Routing, settings: Settings) -> list[str]:
         "  option redispatch 1",
         # A 500 of one instance may be a broken version's: another one is asked. 502, 503, 504 may be overload, which more requests worsen.
         "  retry-on conn-failure empty-response junk-response 0rtt-rejected 500",
-        *(
-            f"  http-error status {status} content-type application/problem+json lf-file {status}.page hdr X-Gateway-Page 1"
-            + (" hdr Retry-After 1" if status == 503 else "")
-            for status in pages.TEXTS
-        ),
+        *(pages.rule(status, status) for status in pages.TEXTS),
     ]
+
+
+def _longest(routing: Routing) -> float:
+    """Seconds that anybody may be silent."""
+    return max([_LEAST_CLIENT_TIMEOUT, *(pool.route.timeout for pool in routing.pools.values())])
 
 
 def _metrics() -> list[str]:
@@ -212,7 +210,7 @@ def _passthrough(routing: Routing, settings: Settings, ground: Ground) -> list[s
 
 def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
     """An entrance for HTTP: who asks, what for, and which pool."""
-    own_page = "{ status ge 502 } { res.hdr(x-gateway-page) -m found }"
+    own_page = f"{{ status ge 502 }} {pages.IS_OWN}"
     return [
         f"frontend {kind}",
         *binds,
@@ -221,10 +219,10 @@ def _frontend(kind: str, binds: list[str], settings: Settings) -> list[str]:
         "  unique-id-format %[uuid()]",
         *(_captures() if settings.access_log else []),
         *_challenge(kind),
-        "  http-request set-var(txn.html) int(1) if { req.hdr(accept) -m sub text/html }",
+        pages.WISH,
         *_client(kind, settings),
         *_routes(kind),
-        f"  http-request disable-l7-retry unless {{ method {IDEMPOTENT} }}",
+        asleep.REPEATED,
         "  http-after-response set-header X-Request-ID %[unique-id]",
         f"  http-after-response set-header Content-Type text/html if {own_page} {{ var(txn.html) -m found }}",
         f"  http-after-response del-header X-Gateway-Page if {own_page}",
@@ -294,9 +292,7 @@ def _pool(pool: Pool, *, servers: bool) -> list[str]:
     if route.protocol != "tcp":
         found += _http_rules(pool)
     if pool.activator:
-        # A connection for each request: the next one is to go to an instance itself.
-        protocol = " proto h2" * (route.protocol == "h2c")
-        found.append(f"  server {ACTIVATOR} {pool.activator} backup pool-max-conn 0 max-reuse 0{protocol}")
+        found.append(f"  server {ACTIVATOR} {asleep.way(pool)} backup")
     if servers:
         options = server_options(pool)
         found += [f"{_SERVER}{server.name} {endpoint(pool, server)} weight {server.weight} {options}" for server in pool.servers]
@@ -305,8 +301,8 @@ def _pool(pool: Pool, *, servers: bool) -> list[str]:
 
 def _http_rules(pool: Pool) -> list[str]:
     route = pool.route
-    # With one instance there is nobody else to ask.
-    rules = _activator_rules() if pool.activator else ["  http-request disable-l7-retry if { nbsrv lt 2 }"]
+    # With one instance there is nobody else to ask; what the activator holds, asleep.py asks again.
+    rules = ["  http-request disable-l7-retry if { nbsrv lt 2 }"]
     if route.auth:
         # The place of sign-on. Until there is one, a route that asks for it stays shut rather than open.
         rules.append(
@@ -321,21 +317,6 @@ def _http_rules(pool: Pool) -> list[str]:
     rules += _headers("http-request", route.request_headers)
     rules += _headers("http-response", route.response_headers)
     return rules
-
-
-def _activator_rules() -> list[str]:
-    """Say how long it took; and if the daemon ends while it holds a request, that it may be sent again.
-
-    One that may be repeated goes to the next daemon, if that is quick. Repeating a 500 as well would be for one instance alone.
-    """
-    own, held = "{ res.hdr(x-gateway-page) -m found } { status 502 504 }", f"{{ srv_name -m str {ACTIVATOR} }}"
-    return [
-        "  retry-on conn-failure empty-response junk-response 0rtt-rejected",
-        "  http-request set-var(txn.asked) date(0,ms)",
-        f"  http-response set-header X-Twinhull-Wake %[date(0,ms),sub(txn.asked)] if {held}",
-        f"  http-after-response set-header Retry-After 1 if {own} {held}",
-        f"  http-after-response set-status 503 if {own} {held}",
-    ]
 
 
 def _headers(kind: str, headers: dict[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What the gateway itself answers: problem+json (RFC 9457), or HTML for a browser. Pure.
 
-Texts are HAProxy format strings, read at the time of the answer: `be_name` is APP:SERVICE:DIGEST. Neither kind may contain a single quote.
+Texts are HAProxy format strings, read at the time of the answer: `be_name` begins with APP:SERVICE. Neither kind may contain a single
+quote.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ TEXTS = {
     504: ("Gateway Timeout", "did not answer in time"),
 }
 """Status → title, and what is said of the service."""
+IS_OWN = "{ res.hdr(x-gateway-page) -m found }"
+"""A condition: the answer is one of these pages."""
+WISH = "  http-request set-var(txn.html) int(1) if { req.hdr(accept) -m sub text/html }"
+"""To be known before a page is made."""
 _SERVICE = "%[be_name,field(1,:)]/%[be_name,field(2,:)]"
 _HTML = (
     '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -22,20 +27,23 @@ _HTML = (
 _JSON = '{"type":"about:blank","status":'
 
 
-def page(status: int) -> str:
-    """The body, either kind by the request's wish (`txn.html`), with the service and the request's id.
+def rule(status: int, shown: int) -> str:
+    """What the proxy says where it would say `status`: the page of `shown`."""
+    again = " hdr Retry-After 1" * (shown == 503)
+    return f"  http-error status {status} content-type application/problem+json lf-file {shown}.page hdr X-Gateway-Page 1{again}"
 
-    Whatever failed while a request was held: its service is not available.
-    """
+
+def page(status: int) -> str:
+    """The body, either kind by the request's wish (`txn.html`), with the service and the request's id."""
     title, text = TEXTS[status]
     parts = [
         _either(_HTML, _JSON),
-        _unless_held(str(status), "503"),
+        str(status),
         _either("</title><h1>", ',"title":"'),
-        _unless_held(title, TEXTS[503][0]),
+        title,
         _either("</h1><p>", '","detail":"'),
         f"{_SERVICE} ",
-        _unless_held(text, TEXTS[503][1]),
+        text,
         _either(".</p><p><small>Request ", '","instance":"urn:uuid:'),
         "%ID",
         _either("</small></p></html>", '"}'),
@@ -45,8 +53,3 @@ def page(status: int) -> str:
 
 def _either(html: str, json: str) -> str:
     return f"%[var(txn.html,0),iif('{html}','{json}')]"
-
-
-def _unless_held(text: str, held: str) -> str:
-    """The second if the answer was to come from the activator."""
-    return text if text == held else f"%[srv_name,strcmp(proc.activator),bool,iif('{text}','{held}')]"
