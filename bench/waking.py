@@ -1,14 +1,17 @@
 """Services that scale by themselves, for real: from zero, crowds, steps, spikes, cycles, and a daemon that is killed meanwhile.
 
-    .venv/bin/python -m bench.waking [--only ROW]… [--rounds 20] [--cycles 20] [--hull container] [--out build/bench] [--seed 1]
+    .venv/bin/python -m bench.waking [--only ROW]… [--runtime mixed]… [--rounds 20] [--cycles 20] [--out build/bench] [--seed 1]
 
-(bench/elastic.py is the simulation of the decisions alone.) Rows: zero, crowd, step, spike, cycles, kill. One daemon in a network
-namespace of its own; busybox's web server as a container, and as a VM (in `zero`, a parked clone of the warmed application waits while
-it sleeps; elsewhere guests start from the usual template, and nothing is parked).
+(bench/elastic.py is the simulation of the decisions alone.) Rows: zero, crowd, step, spike, cycles, kill, climb. Runtimes: container, vm,
+and mixed, a web service of containers and an API of VMs that share each load and scale each for itself (not in zero). One daemon in a
+network namespace of its own. In zero, crowd, cycles, kill and climb instances are busybox's web server, which starts soonest (in `zero`,
+a parked clone of the warmed application waits while the VM sleeps; elsewhere guests start from the usual template, and nothing is
+parked); in step and spike nginx, which an emulated guest bears the whole load with.
 `zero` takes turns, in an order drawn anew for each round, with `docker start` of the same image; one round before isn't counted. The
 first byte of the same request while the service is awake is the application's own time, and taken off for the row "beyond".
-Loads come at a fixed rate whatever the answers take (tests/load.py); for VMs without KVM they are a tenth. Exits with 1 where a target
-isn't met. Needs root and docker.io.
+Loads come at a fixed rate whatever the answers take (tests/load.py). `climb` kills while instances that the autoscaler has begun aren't
+ready: at the first sight of one, or within half a second of it; their programs listen after one. Exits with 1 where a target isn't met.
+Needs root and docker.io.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ import os
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests import leaks
 from tests.images.base import archive
@@ -33,15 +38,17 @@ from bench import world
 from bench.model import Row, Samples, Target, quantile, verdicts
 from bench.peers import PORTS
 from bench.report import report
-from bench.sleepers import DockerStart, Response, Sleeper, request
+from bench.sleepers import HULLS, NGINX, SLOW, DockerStart, Response, Sleeper
 
 DOCKER = DockerStart.name
-SUBJECT = {"container": "container", "vm": "VM"}
+SUBJECT = {"container": "container", "vm": "VM", "mixed": "mixed"}
 """In `zero`, the VM is a parked clone of the warmed application; elsewhere it starts from the usual template."""
 CONFIG = '[vm]\nparked = {parked}\n[network]\npool = "10.236.0.0/16"\n'
-SHARE = {"container": 1.0, "vm": 0.1}
-"""Of the loads."""
 CROWD, EACH = 200, 50
+NEEDED = 5
+"""Instances that the load after the step needs."""
+CLIMB = 10
+"""The same in climb."""
 DELAY = 5.0
 """scale_down_delay of the loads' services, seconds."""
 LATE = 0.25
@@ -49,7 +56,8 @@ LATE = 0.25
 
 
 def _bounds(container: float, vm: float, base: str = "") -> tuple[Target, ...]:
-    return (Target(SUBJECT["container"], container, base), Target(SUBJECT["vm"], vm, base))
+    alone = (Target(SUBJECT["container"], container, base), Target(SUBJECT["vm"], vm, base))
+    return alone if base else (*alone, Target(SUBJECT["mixed"], max(container, vm)))
 
 
 ZERO = Row(
@@ -76,7 +84,29 @@ KILLED = Row(
     "kill -9", "kill -9 of the daemon while 20 requests are held", "answers other than 200, or 503 with Retry-After", "count", _bounds(0, 0)
 )
 CONVERGED = Row("kill -9, after", "the next daemon answers", "first byte of the next request")
-ROWS = (ZERO, BEYOND, LOST, STARTS, LAST, FAILED, SETTLED, OVERSHOOT, FLAPS, SPIKED, CYCLES, LEAKS, KILLED, CONVERGED)
+CAUGHT = "kill -9 of the daemon while instances of a scale-up from 1 to 3 aren't ready"
+CLIMBED = Row("half grown, failed", CAUGHT, "the end of the load: requests that failed", "count", _bounds(0, 0))
+STRAY = Row("half grown, stray", CAUGHT, "instances that no service has, or left behind", "count", _bounds(0, 0))
+GROWN = Row("half grown, after", "the next daemon answers", "exactly as many as wanted are ready")
+ROWS = (
+    ZERO,
+    BEYOND,
+    LOST,
+    STARTS,
+    LAST,
+    FAILED,
+    SETTLED,
+    OVERSHOOT,
+    FLAPS,
+    SPIKED,
+    CYCLES,
+    LEAKS,
+    KILLED,
+    CONVERGED,
+    CLIMBED,
+    STRAY,
+    GROWN,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +116,11 @@ class _World:
     options: argparse.Namespace
     samples: Samples
 
-    def sleeper(self, hull: str, scale: str, *, snapshot: bool = False) -> Sleeper:
+    def sleeper(self, hull: str, scale: str, **more: Any) -> Sleeper:
         """Up, with a snapshot if it is to have one."""
-        made = Sleeper(self.daemon, self.scratch, f"{hull}-{next(_numbers)}", hull, scale, snapshot)
+        made = Sleeper(self.daemon, self.scratch, f"{hull}-{next(_numbers)}", hull, scale, **more)
         made.up()
-        if snapshot:
+        if made.snapshot:
             made.keep()
         return made
 
@@ -107,12 +137,12 @@ def zero(world_: _World) -> None:
         stack.callback(docker.down)
         docker.up()
         docker.prepare(port)
-        kept = [world_.sleeper(hull, f"{scale}, keep_warm: 1", snapshot=hull == "vm") for hull in world_.options.hull]
+        kept = [world_.sleeper(hull, f"{scale}, keep_warm: 1", snapshot=hull == "vm") for hull in world_.options.hull if hull != "mixed"]
         for each in kept:
             stack.callback(each.down)
         turns: list[tuple[str, Callable[[], float]]] = [(DOCKER, lambda: docker.serve(port))]
         own: dict[str, list[float]] = {}
-        turns += [(SUBJECT[each.runtime], _waker(each, own.setdefault(SUBJECT[each.runtime], []))) for each in kept]
+        turns += [(SUBJECT[each.hull], _waker(each, own.setdefault(SUBJECT[each.hull], []))) for each in kept]
         for number in range(world_.options.rounds + 1):
             for subject, measure in order.sample(turns, len(turns)):
                 seconds = measure()
@@ -127,10 +157,10 @@ def zero(world_: _World) -> None:
 def _waker(sleeper: Sleeper, own: list[float]) -> Callable[[], float]:
     def measure() -> float:
         sleeper.send_to_sleep()
-        woken = request(sleeper.name)
+        woken = sleeper.request()
         assert woken.status == 200, woken
         assert woken.wake, woken
-        own.append(request(sleeper.name).seconds)
+        own.append(sleeper.request().seconds)
         return woken.seconds
 
     return measure
@@ -139,69 +169,83 @@ def _waker(sleeper: Sleeper, own: list[float]) -> Callable[[], float]:
 def crowd(world_: _World, hull: str) -> None:
     """200 requests at once; `EACH` of them are one instance's."""
     sleeper = world_.sleeper(hull, f"min: 0, max: 8, window: 60s, target: {{concurrency: {EACH}}}")
-    lost = extra = 0
+    lost, needed = 0, math.ceil(CROWD / len(HULLS[hull]) / EACH)
+    extra = 0
     for _ in range(world_.options.crowds):
         sleeper.send_to_sleep()
-        with sleeper.watched(), concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
-            answers = list(pool.map(lambda _: request(sleeper.name), range(CROWD)))
+        with sleeper.watched():
+            answers = [each.result() for each in sleeper.crowd(CROWD)]
         lost += sum(answer.status != 200 for answer in answers)
         world_.samples.add(LAST, SUBJECT[hull], max(answer.seconds for answer in answers) * 1000)
-        extra += max(0, max(desired for _, desired, _ in sleeper.curve) - CROWD // EACH)
+        extra += max(0, sleeper.most() - needed)
     world_.samples.add(LOST, SUBJECT[hull], lost)
     world_.samples.add(STARTS, SUBJECT[hull], extra)
     sleeper.down()
 
 
-def _loaded(world_: _World, hull: str) -> tuple[Sleeper, float]:
-    """For step and spike: 80 requests a second are one instance's, or their tenth."""
-    share = SHARE[hull]
-    scale = f"min: 1, max: 12, target: {{rps: {80 * share:g}}}, window: 20s, scale_down_delay: {DELAY:g}s"
-    return world_.sleeper(hull, scale), share
+def _loaded(world_: _World, hull: str, window: float) -> Sleeper:
+    """For step and spike."""
+    scale = f"min: 1, max: 12, target: {{rps: {world_.options.rate / NEEDED:g}}}, window: {window:g}s, scale_down_delay: {DELAY:g}s"
+    return world_.sleeper(hull, scale, server=NGINX)
 
 
 def step(world_: _World, hull: str) -> None:
-    """10 requests a second, then 400."""
-    sleeper, share = _loaded(world_, hull)
-    sleeper.load(10 * share, 5, world_.scratch / "before")
-    file = world_.scratch / "step"
-    with sleeper.watched():
-        report_ = sleeper.load(400 * share, world_.options.seconds, file)
-    world_.samples.add(FAILED, SUBJECT[hull], report_["failed"])
-    world_.samples.add(SETTLED, SUBJECT[hull], settled(_read(file)))
-    world_.samples.add(OVERSHOOT, SUBJECT[hull], max(desired for _, desired, _ in sleeper.curve) / 5)
+    """10 requests a second, then 400, or what the options say."""
+    sleeper = _loaded(world_, hull, 20)
+    for round_ in range(world_.options.repeat):
+        if round_:
+            sleeper.until_ready(1)
+        sleeper.load(10, 5)
+        with sleeper.watched():
+            failed, rows = sleeper.load(world_.options.rate, world_.options.seconds)
+        world_.samples.add(FAILED, SUBJECT[hull], failed)
+        world_.samples.add(SETTLED, SUBJECT[hull], settled(rows))
+        world_.samples.add(OVERSHOOT, SUBJECT[hull], sleeper.most() / math.ceil(NEEDED / len(HULLS[hull])))
     sleeper.down()
 
 
 def spike(world_: _World, hull: str) -> None:
     """Ten times for 5 s, then quiet."""
-    sleeper, share = _loaded(world_, hull)
-    file = world_.scratch / "spike"
-    with sleeper.watched():
-        failed = sum(int(sleeper.load(rate * share, seconds, file)["failed"]) for rate, seconds in ((40, 5), (400, 5), (40, 60)))
-    world_.samples.add(SPIKED, SUBJECT[hull], failed)
-    world_.samples.add(FLAPS, SUBJECT[hull], flaps([(at, desired) for at, desired, _ in sleeper.curve]))
+    sleeper, most = _loaded(world_, hull, 10), world_.options.rate
+    for _ in range(world_.options.repeat):
+        with sleeper.watched():
+            failed = sum(sleeper.load(rate, seconds)[0] for rate, seconds in ((most / 10, 4), (most, 5), (most / 10, 25)))
+        world_.samples.add(SPIKED, SUBJECT[hull], failed)
+        curves = [[(at, wanted[service]) for at, wanted in sleeper.curve] for service in HULLS[hull]]
+        world_.samples.add(FLAPS, SUBJECT[hull], sum(map(flaps, curves)))
     sleeper.down()
 
 
 def cycles(world_: _World, hull: str) -> None:
     """A request, and the next when the service sleeps by itself."""
-    sleeper = world_.sleeper(hull, "min: 0, max: 2, target: {concurrency: 10}, window: 2s, scale_down_delay: 1s")
+    sleeper = world_.sleeper(hull, "min: 0, max: 2, target: {concurrency: 10}, window: 1s, panic_window: 1s, scale_down_delay: 1s")
     sleeper.until_asleep()
-    request(sleeper.name)
+    sleeper.request()
     sleeper.until_asleep()
-    before, answers = leaks.snapshot(world_.daemon.home), list[Response]()
-    for _ in range(world_.options.cycles):
-        answers.append(request(sleeper.name))
-        sleeper.until_asleep()
-    world_.samples.add(CYCLES, SUBJECT[hull], sum(answer.status != 200 or not answer.wake for answer in answers))
-    left = 0
-    try:
-        leaks.assert_clean(world_.daemon.home, before, timeout=20)
-    except leaks.LeakError as error:
-        left = str(error).count("\n")
-        print(error, file=sys.stderr)
-    world_.samples.add(LEAKS, SUBJECT[hull], left)
+    before = leaks.snapshot(world_.daemon.home)
+    for _ in range(world_.options.repeat):
+        answers = list[Response]()
+        for _ in range(world_.options.cycles):
+            answers.append(sleeper.request())
+            sleeper.until_asleep()
+        world_.samples.add(CYCLES, SUBJECT[hull], sum(answer.status != 200 or not answer.wake for answer in answers))
+        world_.samples.add(LEAKS, SUBJECT[hull], _left(world_, before))
     sleeper.down()
+
+
+def _left(world_: _World, before: frozenset[leaks.Leak]) -> int:
+    """Things that weren't there before; they are told."""
+    try:
+        leaks.assert_clean(world_.daemon.home, before, timeout=20, ignore=_is_daemon)
+    except leaks.LeakError as error:
+        print(error, file=sys.stderr)
+        return str(error).count("\n")
+    return 0
+
+
+def _is_daemon(leak: leaks.Leak) -> bool:
+    """The next one has a pid and a socket of its own."""
+    return "twinhull.daemon.main" in leak.detail or "/twinhull.sock" in leak.name
 
 
 def kill(world_: _World, hull: str) -> None:
@@ -210,18 +254,47 @@ def kill(world_: _World, hull: str) -> None:
     sleeper, bad = world_.sleeper(hull, "min: 0, max: 3, target: {concurrency: 10}, window: 60s"), list[Response]()
     for _ in range(world_.options.kills):
         sleeper.send_to_sleep()
-        with concurrent.futures.ThreadPoolExecutor(20) as pool:
-            held = [pool.submit(request, sleeper.name) for _ in range(20)]
-            concurrent.futures.wait(held, chance.uniform(0, 0.5 if hull == "container" else 2.0))
-            sleeper.kill_daemon()
-            answers = [each.result() for each in held]
+        held = sleeper.crowd(20)
+        concurrent.futures.wait(held, chance.uniform(0, 0.5 if hull == "container" else 2.0))
+        sleeper.kill_daemon()
+        answers = [each.result() for each in held]
         sleeper.restart_daemon()
         bad += [answer for answer in answers if answer.status != 200 and not (answer.status == 503 and answer.retry_after)]
-        after = request(sleeper.name)
+        after = sleeper.request()
         world_.samples.add(CONVERGED, SUBJECT[hull], after.seconds * 1000 if after.status == 200 else math.inf)
     world_.samples.add(KILLED, SUBJECT[hull], len(bad))
     if bad:
         print(f"{hull}: {bad}", file=sys.stderr)
+    sleeper.down()
+
+
+def climb(world_: _World, hull: str) -> None:
+    """Under a load for which three are needed, of which one serves; the next daemon brings them, and no other."""
+    chance = random.Random(world_.options.seed)
+    scale = f"min: 0, max: 3, target: {{rps: {CLIMB}}}, window: 4s, panic_window: 1s, scale_down_delay: 1s"
+    sleeper = world_.sleeper(hull, scale, slow=True)
+    sleeper.until_asleep()
+    before, until = leaks.snapshot(world_.daemon.home), world_.scratch / "until"
+    for number in range(world_.options.kills):
+        until.unlink(missing_ok=True)
+        sleeper.until_led_to()
+        loads = sleeper.begin_load(3 * CLIMB * len(sleeper.hosts), until=until)
+        states = sleeper.until_half_grown()
+        if number % 2:
+            time.sleep(chance.uniform(0, SLOW / 2))
+            states = sleeper.until_half_grown()
+        sleeper.kill_daemon()
+        sleeper.restart_daemon()
+        begin = time.perf_counter()
+        sleeper.until_ready(3)
+        world_.samples.add(GROWN, SUBJECT[hull], (time.perf_counter() - begin) * 1000)
+        stray = sleeper.instances() - {member.id for view in sleeper.views() for member in view.members}
+        until.touch()
+        failed, _ = sleeper.finish(loads)
+        print(f"{hull}: killed while {', '.join(states)}: {failed} failed, {len(stray)} stray", flush=True)
+        sleeper.until_asleep()
+        world_.samples.add(CLIMBED, SUBJECT[hull], failed)
+        world_.samples.add(STRAY, SUBJECT[hull], len(stray) + _left(world_, before))
     sleeper.down()
 
 
@@ -239,11 +312,14 @@ def flaps(curve: Sequence[tuple[float, int]]) -> int:
     return sum(later - earlier < DELAY - 0.5 for earlier, later in itertools.pairwise(downs))
 
 
-def _read(file: Path) -> list[tuple[float, float]]:
-    return [(float(at), float(took)) for at, took in (line.split() for line in file.read_text().splitlines())]
-
-
-EACH_HULL: dict[str, Callable[[_World, str], None]] = {"crowd": crowd, "step": step, "spike": spike, "cycles": cycles, "kill": kill}
+EACH_HULL: dict[str, Callable[[_World, str], None]] = {
+    "crowd": crowd,
+    "step": step,
+    "spike": spike,
+    "cycles": cycles,
+    "kill": kill,
+    "climb": climb,
+}
 
 
 def main() -> int:
@@ -257,7 +333,8 @@ def main() -> int:
             if "zero" in rows:
                 with world.daemon(scratch / "z", [archive("busybox")], CONFIG.format(parked=2)) as daemon:
                     zero(_World(daemon, scratch, options, samples))
-            with world.daemon(scratch / "h", [archive("busybox")], CONFIG.format(parked=0)) as daemon:
+            images = [archive("busybox"), *([archive("compare-tools")] if {"step", "spike"} & set(rows) else [])]
+            with world.daemon(scratch / "h", images, CONFIG.format(parked=0)) as daemon:
                 for name, hull in itertools.product(EACH_HULL, options.hull):
                     if name in rows:
                         print(f"{name}, {hull}", flush=True)
@@ -270,16 +347,18 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=["zero", *EACH_HULL], metavar="ROW")
-    parser.add_argument("--hull", action="append", choices=sorted(SUBJECT))
+    parser.add_argument("--runtime", dest="hull", action="append", choices=list(SUBJECT))
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--crowds", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=400.0, help="requests a second after the step, and of the spike")
+    parser.add_argument("--repeat", type=int, default=3, help="steps, spikes, and rounds of cycles")
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=40.0, help="how long the load after the step takes")
+    parser.add_argument("--seconds", type=float, default=25.0, help="how long the load after the step takes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default="build/bench")
     options = parser.parse_args()
-    options.hull = options.hull or sorted(SUBJECT)
+    options.hull = options.hull or list(SUBJECT)
     return options
 
 
