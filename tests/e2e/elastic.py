@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import time
 from collections.abc import Sequence
@@ -75,22 +76,30 @@ class Elastic(App):
 
     def ask(self, *, patience: float = 60.0) -> Answer:
         """One request through the gateway, on a connection of its own."""
-        return inside(self.daemon.net, exchange, f"{self.name}.localhost", "/x", patience)
+        connection = self.connect(patience=patience)
+        try:
+            return self.ask_on(connection)
+        finally:
+            connection.close()
+
+    def connect(self, *, patience: float = 60.0) -> http.client.HTTPConnection:
+        """To the gateway. Isn't opened again by itself."""
+        made = http.client.HTTPConnection("127.0.0.1", 80, timeout=patience)
+        with contextlib.suppress(OSError):
+            inside(self.daemon.net, made.connect)
+        made.auto_open = 0
+        return made
+
+    def ask_on(self, connection: http.client.HTTPConnection, method: str = "GET") -> Answer:
+        """One request. Status 0: the connection was closed, or none was accepted."""
+        try:
+            connection.request(method, "/x", headers={"Host": f"{self.name}.localhost"})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read().decode())
+        except (OSError, http.client.HTTPException) as error:
+            return Answer(0, http.client.HTTPMessage(), f"{type(error).__name__}: {error}")
 
     def crowd(self, count: int) -> Sequence[Answer]:
         """So many at once."""
         with concurrent.futures.ThreadPoolExecutor(count) as pool:
             return list(pool.map(lambda _: self.ask(), range(count)))
-
-
-def exchange(host: str, path: str, patience: float) -> Answer:
-    """Status 0: the connection was closed, or none was accepted."""
-    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=patience)
-    try:
-        connection.request("GET", path, headers={"Host": host})
-        answer = connection.getresponse()
-        return Answer(answer.status, answer.headers, answer.read().decode())
-    except (OSError, http.client.HTTPException) as error:
-        return Answer(0, http.client.HTTPMessage(), f"{type(error).__name__}: {error}")
-    finally:
-        connection.close()
