@@ -31,7 +31,7 @@ class FakeApps(AppEngine):
     async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
         return tuple(Step("Create", f"{name}/1", "fake") for name in spec.services)
 
-    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+    async def down(self, name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         self._find(name)
         del self.revisions[name]
         return ()
@@ -64,13 +64,13 @@ class FakeApps(AppEngine):
         bound = BoundView("target rps", 1, 3, "120 in all, target 50 each")
         return ScaleView(name, service, 1, 3, 1, spec.min, spec.max, bound.name, bound.reason, (wish,), (bound,))
 
-    async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+    async def stop(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView:
         return self._turned(name, services)
 
     async def start(self, name: str, services: tuple[str, ...] = ()) -> AppView:
         return self._turned(name, services)
 
-    async def restart(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+    async def restart(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView:
         return self._turned(name, services)
 
     async def history(self, name: str) -> tuple[RevisionView, ...]:

@@ -272,3 +272,35 @@ def test_daemon_verbs_are_dispatched(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert [row[1] for row in told[1:] if isinstance(row, tuple)] == [False, True]
     assert "pid 42" in run("daemon status")[1]
     assert json.loads(run("daemon status --json")[1])["pid"] == 42
+
+
+COMPOSE = "services: {web: {image: busybox}, db: {image: busybox}}\n"
+
+
+def test_compose_verbs_with_what_docker_compose_takes(run: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop.yaml").write_text(COMPOSE)
+    monkeypatch.chdir(tmp_path)
+    front = "compose -f shop.yaml -p shop"
+    assert run(f"{front} up -d --quiet-pull")[0] == 0
+    asked: dict[str, float | None] = {}
+    apps = server.engine.apps
+
+    async def stop(name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> object:
+        asked["stop"] = timeout
+        return await apps.view(name)
+
+    async def down(name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
+        asked["down"] = timeout
+        return ()
+
+    monkeypatch.setattr(apps, "stop", stop)
+    monkeypatch.setattr(apps, "down", down)
+    assert run(f"{front} stop -t 3 web")[0] == 0
+    assert json.loads(run(f"{front} down -v -t 0 --json")[1]) == {"removed": "shop", "volumes": True, "kept": []}
+    assert asked == {"stop": 3.0, "down": 0.0}
+    assert json.loads(run(f"{front} config --services --json")[1]) == ["web", "db"]
+    assert json.loads(run(f"{front} ps --json")[1]) == []
+    assert run(f"{front} rm -f web")[0] == 1  # it isn't stopped
+    assert run(f"{front} cp nope:/x .")[0] == 1
+    assert run(f"{front} up nope")[0] == 2
+    assert run(f"{front} logs -f --json web")[:2] == (0, "")

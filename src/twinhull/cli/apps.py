@@ -146,12 +146,16 @@ class Trouble:
     def lasting(self, view: AppView, now: float) -> list[ServiceView]:
         """Those that have failed for too long. now: seconds of a clock that doesn't jump."""
         failing = {each.name: each for each in view.services if each.state == "failing"}
-        self._since = {name: self._since.get(name, now) for name in failing}
+        # one that is started anew, to fail again, hasn't recovered meanwhile
+        going_on = {each.name for each in view.services if each.state in ("failing", "starting")}
+        self._since = {name: since for name, since in self._since.items() if name in going_on} | {
+            name: self._since.get(name, now) for name in failing
+        }
         for name, since in self._since.items():
-            if now - since >= _TOLD_AFTER and name not in self._told:
+            if now - since >= _TOLD_AFTER and name in failing and name not in self._told:
                 self._told.add(name)
                 print(f"{paint('waiting:', 'yellow', sys.stderr)} {printable(_trouble([failing[name]]))}", file=sys.stderr, flush=True)
-        return [failing[name] for name, since in self._since.items() if now - since >= _GIVEN_UP_AFTER]
+        return [failing[name] for name, since in self._since.items() if name in failing and now - since >= _GIVEN_UP_AFTER]
 
 
 def _unless_undone(view: AppView, begun: float) -> AppView:

@@ -399,9 +399,9 @@ class AsyncClient:
         """As wanted now, without secret values."""
         return await self._call(calls.app_spec(name))
 
-    async def app_down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+    async def app_down(self, name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         """Stop and remove everything of it; returns when it is gone, with what stays because others use it."""
-        return await self._call(calls.app_down(name, volumes))
+        return await self._call(calls.app_down(name, volumes, timeout))
 
     def app_watch(self, name: str) -> AsyncGenerator[AppView, None]:
         """The application now and after every change."""
@@ -419,13 +419,13 @@ class AsyncClient:
         """Start what was stopped."""
         return await self._call(calls.app_change(name, "start", services))
 
-    async def app_stop(self, name: str, *services: str) -> AppView:
+    async def app_stop(self, name: str, *services: str, timeout: float | None = None) -> AppView:
         """End the instances, keep what is wanted."""
-        return await self._call(calls.app_change(name, "stop", services))
+        return await self._call(calls.app_change(name, "stop", services, timeout=timeout))
 
-    async def app_restart(self, name: str, *services: str) -> AppView:
+    async def app_restart(self, name: str, *services: str, timeout: float | None = None) -> AppView:
         """Replace every instance by one of the same kind."""
-        return await self._call(calls.app_change(name, "restart", services))
+        return await self._call(calls.app_change(name, "restart", services, timeout=timeout))
 
     async def app_rollout(self, name: str, verb: str, *services: str) -> AppView:
         """verb: pause, resume or abort."""

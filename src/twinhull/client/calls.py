@@ -377,8 +377,8 @@ def app_spec(name: str) -> Call[AppSpec]:
     return Call("GET", app(name, "spec"), AppSpec)
 
 
-def app_down(name: str, volumes: bool) -> Call[tuple[str, ...]]:
-    return Call("DELETE", app(name), tuple[str, ...], {"volumes": volumes})
+def app_down(name: str, volumes: bool, timeout: float | None) -> Call[tuple[str, ...]]:
+    return Call("DELETE", app(name), tuple[str, ...], {"volumes": volumes, "timeout": timeout})
 
 
 def app_watch(name: str) -> Call[None]:

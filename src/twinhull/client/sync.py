@@ -380,9 +380,9 @@ class Client:
         """As wanted now, without secret values."""
         return self._call(calls.app_spec(name))
 
-    def app_down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+    def app_down(self, name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         """Stop and remove everything of it; returns when it is gone, with what stays because others use it."""
-        return self._call(calls.app_down(name, volumes))
+        return self._call(calls.app_down(name, volumes, timeout))
 
     def app_watch(self, name: str) -> Generator[AppView, None, None]:
         """The application now and after every change."""
@@ -400,13 +400,13 @@ class Client:
         """Start what was stopped."""
         return self._call(calls.app_change(name, "start", services))
 
-    def app_stop(self, name: str, *services: str) -> AppView:
+    def app_stop(self, name: str, *services: str, timeout: float | None = None) -> AppView:
         """End the instances, keep what is wanted."""
-        return self._call(calls.app_change(name, "stop", services))
+        return self._call(calls.app_change(name, "stop", services, timeout=timeout))
 
-    def app_restart(self, name: str, *services: str) -> AppView:
+    def app_restart(self, name: str, *services: str, timeout: float | None = None) -> AppView:
         """Replace every instance by one of the same kind."""
-        return self._call(calls.app_change(name, "restart", services))
+        return self._call(calls.app_change(name, "restart", services, timeout=timeout))
 
     def app_rollout(self, name: str, verb: str, *services: str) -> AppView:
         """verb: pause, resume or abort."""

@@ -220,7 +220,12 @@ COMMANDS = (
         options_first=True,
     ),
     _row(
-        "compose restart", "replace the instances of services", "services:restart", (_GRACE,), (_SERVICES,), "twinhull compose restart web"
+        "compose restart",
+        "stop and start the instances of services, one after the other",
+        "services:restart",
+        (_GRACE,),
+        (_SERVICES,),
+        "twinhull compose restart web",
     ),
     _row("compose stop", "end the instances of services", "services:stop", (_GRACE,), (_SERVICES,), "twinhull compose stop"),
     _row("compose start", "start what was stopped", "services:start", (), (_SERVICES,), "twinhull compose start"),

@@ -135,7 +135,7 @@ def down(args: Arguments) -> int:
     """Stop and remove all of it."""
     name = apps.name(args)
     with Client() as client, working(f"removing {name}"):
-        kept = client.app_down(name, volumes=args.switch("volumes"))
+        kept = client.app_down(name, volumes=args.switch("volumes"), timeout=args.number("timeout"))
     if args.switch("json"):
         output.write(output.pretty({"removed": name, "volumes": args.switch("volumes"), "kept": list(kept)}) + "\n")
         return 0

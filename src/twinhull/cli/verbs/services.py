@@ -77,8 +77,7 @@ def logs(args: Arguments) -> int:
 
     query, look = selection(args), Look.of(args)
     if args.switch("follow"):
-        with suppress(KeyboardInterrupt):
-            follow_logs(apps.name(args), args.all("service"), look, query=query)
+        follow_logs(apps.name(args), args.all("service"), look, query=query)
         return 0
     view = _view(args)
     width = _width(view)
@@ -251,12 +250,14 @@ def start(args: Arguments) -> int:
 
 def stop(args: Arguments) -> int:
     """End the instances."""
-    return _turn(args, lambda client, name: client.app_stop(name, *args.all("service")), lambda view: view.settled)
+    return _turn(
+        args, lambda client, name: client.app_stop(name, *args.all("service"), timeout=args.number("timeout")), lambda view: view.settled
+    )
 
 
 def restart(args: Arguments) -> int:
     """Anew, each service a few at a time."""
-    return _turn(args, lambda client, name: client.app_restart(name, *args.all("service")), apps.ready)
+    return _turn(args, lambda client, name: client.app_restart(name, *args.all("service"), timeout=args.number("timeout")), apps.ready)
 
 
 def _turn(args: Arguments, change: Callable[[Client, str], AppView], done: Callable[[AppView], bool]) -> int:
@@ -316,7 +317,7 @@ def images(args: Arguments) -> int:
 def events(args: Arguments) -> int:
     """What happens in the application, as it happens."""
     name = apps.name(args)
-    with suppress(KeyboardInterrupt), Client() as client:
+    with Client() as client:
         for event in client.events(filters={"app": (name,)}):
             if args.switch("json"):
                 output.write(output.pretty(asdict(event)).replace("\n", "") + "\n")

@@ -20,6 +20,9 @@ router = APIRouter(prefix="/apps", tags=["apps"], route_class=Route, dependencie
 Services = Annotated[list[str], Query(default_factory=list, description="repeats; none: all")]
 
 
+Grace = Annotated[float | None, Query(ge=0, le=86400, description="seconds until a kill; left out: each service's own")]
+
+
 async def _options(
     recreate: Services,
     service: Services,
@@ -67,9 +70,9 @@ async def spec(engine: EngineDep, name: str) -> Json[AppSpec]:
 
 
 @router.delete("/{name}", response_model=None)
-async def down(engine: EngineDep, name: str, volumes: Flag = False) -> Json[tuple[str, ...]]:
+async def down(engine: EngineDep, name: str, volumes: Flag = False, timeout: Grace = None) -> Json[tuple[str, ...]]:
     """Stop and remove everything of it. Answers when it is gone: which networks and volumes stay because others use them, and who."""
-    return Json(await engine.apps.down(name, volumes=volumes))
+    return Json(await engine.apps.down(name, volumes=volumes, timeout=timeout))
 
 
 @router.get("/{name}/watch", response_model=None)
@@ -85,9 +88,9 @@ async def scale(engine: EngineDep, name: str, counts: Annotated[dict[str, int], 
 
 
 @router.post("/{name}/stop", response_model=None)
-async def stop(engine: EngineDep, name: str, service: Services) -> Json[AppView]:
+async def stop(engine: EngineDep, name: str, service: Services, timeout: Grace = None) -> Json[AppView]:
     """End the instances, keep what is wanted."""
-    return Json(await engine.apps.stop(name, tuple(service)))
+    return Json(await engine.apps.stop(name, tuple(service), timeout))
 
 
 @router.post("/{name}/start", response_model=None)
@@ -97,9 +100,9 @@ async def start(engine: EngineDep, name: str, service: Services) -> Json[AppView
 
 
 @router.post("/{name}/restart", response_model=None)
-async def restart(engine: EngineDep, name: str, service: Services) -> Json[AppView]:
+async def restart(engine: EngineDep, name: str, service: Services, timeout: Grace = None) -> Json[AppView]:
     """Replace every instance by one of the same kind."""
-    return Json(await engine.apps.restart(name, tuple(service)))
+    return Json(await engine.apps.restart(name, tuple(service), timeout))
 
 
 @router.get("/{name}/revisions", response_model=None)

@@ -207,8 +207,11 @@ class AppEngine(abc.ABC):
         """What `up` would do, and why; nothing is changed."""
 
     @abc.abstractmethod
-    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
-        """Stop and remove everything, dependants first; returns when it is gone, with what stays because others use it, and who."""
+    async def down(self, name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
+        """Stop and remove everything, dependants first; returns when it is gone, with what stays because others use it, and who.
+
+        timeout, here and below: seconds until a kill; None: each service's own.
+        """
 
     @abc.abstractmethod
     async def list(self) -> tuple[AppView, ...]: ...
@@ -229,11 +232,11 @@ class AppEngine(abc.ABC):
         """Why a service that is scaled by itself has as many instances as it has. Raises ConflictError for one that isn't."""
 
     @abc.abstractmethod
-    async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView: ...
+    async def stop(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView: ...
     @abc.abstractmethod
     async def start(self, name: str, services: tuple[str, ...] = ()) -> AppView: ...
     @abc.abstractmethod
-    async def restart(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+    async def restart(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView:
         """Replace every instance by one of the same kind, as an update would."""
 
     @abc.abstractmethod

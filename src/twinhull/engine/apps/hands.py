@@ -73,7 +73,7 @@ class Hands:
             case Restart():
                 await self._restart(app, action)
             case Stop():
-                await self._stop(app, action.id)
+                await self._stop(app, action)
             case Remove():
                 await self._remove(app, action.id)
             case RunHook():
@@ -149,16 +149,16 @@ class Hands:
     async def _restart(self, app: App, action: Restart) -> None:
         live = self.instances.find(action.id)
         app.mark(action.id, stopped=True)
-        await self.instances.stop(live)
+        await self.instances.stop(live, app.grace.get(action.service))
         app.answering.pop(action.id, None)
         app.mark(action.id, stopped=False, held=False, post_start="none", pre_stop="none", draining_since=0.0)
         await self.instances.start(live)
 
-    async def _stop(self, app: App, instance_id: str) -> None:
-        app.mark(instance_id, stopped=True)
-        await self.balance.leave(app, instance_id)
+    async def _stop(self, app: App, action: Stop) -> None:
+        app.mark(action.id, stopped=True)
+        await self.balance.leave(app, action.id)
         with contextlib.suppress(NotFoundError):
-            await self.instances.stop(self.instances.find(instance_id))
+            await self.instances.stop(self.instances.find(action.id), app.grace.get(action.service))
 
     async def _remove(self, app: App, instance_id: str) -> None:
         await self.balance.leave(app, instance_id)

@@ -137,6 +137,7 @@ class LocalApps(AppEngine):
             app = App(self.table, AppRow(revision.app, revision.at, revision.number, Wanted()), [])
             self.apps[app.name] = app
         app.failed.clear()
+        app.grace.clear()
         app.save(wanted=wanted, revision=_news(app, revision))
         self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
         self.scaler.used(app, wanted.active)
@@ -226,8 +227,9 @@ class LocalApps(AppEngine):
         seen = observe(shadow, self.instances.lives, revision.at, await self.parts(shadow), ({}, {}))
         return tuple(Step(type(each).__name__, each.key, each.reason) for each in preview(desired(shadow), seen, shadow.memory))
 
-    async def down(self, name: str, *, volumes: bool = False) -> tuple[str, ...]:
+    async def down(self, name: str, *, volumes: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         app = self._find(name)
+        app.hurry({member.service for member in app.members.values()}, timeout)
         app.failed.clear()
         app.kept.clear()
         app.change(removed=True, remove_volumes=volumes or app.wanted.remove_volumes)
@@ -257,9 +259,10 @@ class LocalApps(AppEngine):
     async def scale_explain(self, name: str, service: str) -> ScaleView:
         return self.scaler.explain(self._find(name), service)
 
-    async def stop(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+    async def stop(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView:
         app = self._find(name)
         chosen = self._chosen(app, services)
+        app.hurry(chosen, timeout)
         app.change(stopped=tuple(dict.fromkeys((*app.wanted.stopped, *chosen))))
         app.wake()
         return self._view(app)
@@ -268,6 +271,7 @@ class LocalApps(AppEngine):
         app = self._find(name)
         chosen = self._chosen(app, services)
         asked = {**app.wanted.asked_at, **dict.fromkeys(chosen, time.time())}
+        app.hurry(chosen, None)
         app.failed.clear()
         stopped = tuple(each for each in app.wanted.stopped if each not in chosen)
         app.change(stopped=stopped, asked_at=asked, active=_with(app, chosen), autoscaled=awake(app.wanted, app.spec, chosen))
@@ -275,9 +279,10 @@ class LocalApps(AppEngine):
         app.wake()
         return self._view(app)
 
-    async def restart(self, name: str, services: tuple[str, ...] = ()) -> AppView:
+    async def restart(self, name: str, services: tuple[str, ...] = (), timeout: float | None = None) -> AppView:
         app = self._find(name)
         chosen = self._chosen(app, services)
+        app.hurry(chosen, timeout)
         app.change(restart_at={**app.wanted.restart_at, **dict.fromkeys(chosen, time.time())})
         app.wake()
         return self._view(app)

@@ -46,6 +46,8 @@ class App:
     """By instance id: the start that `answering` is about."""
     kept: dict[str, str] = field(default_factory=dict)
     """What `down` leaves because others use it: key of the network or volume → who."""
+    grace: dict[str, float] = field(default_factory=dict)
+    """Seconds until a kill by service, where who stopped it by hand gave other ones than the file; until it is wanted again."""
     settled: bool = False
     trouble: str = ""
     """Why nothing can be led to its services: a port or a route is another's, the gateway can't run."""
@@ -75,6 +77,13 @@ class App:
     def spec(self) -> AppSpec:
         """The file as wanted now."""
         return self.revision.spec
+
+    def hurry(self, services: Collection[str], timeout: float | None) -> None:
+        """Seconds until their instances are killed once they are to end; None: as the file says."""
+        for service in services:
+            self.grace.pop(service, None)
+            if timeout is not None:
+                self.grace[service] = timeout
 
     def find_revision(self, number: int) -> Revision:
         """Raises NotFoundError."""
