@@ -108,10 +108,10 @@ async def test_each_call_of_a_grpc_client_is_held_by_itself(home: Home) -> None:
     async with gateway(home) as gate, activator(home) as stand_in:
         await stand_in.apply([Sleeper(WEB, raw_ports=(PORT,))])
         await gate.apply(backend(stand_in, protocol="h2c"))
-        asked = waking(2)
-        await until(lambda: stand_in.waiting(WEB) == 2)
+        asked = [*waking(2), *waking(2, "POST")]
+        await until(lambda: stand_in.waiting(WEB) == 4)
         await stand_in.apply([])
-        assert [status for status, _, _ in await asyncio.gather(*asked)] == [503, 503]
+        assert [status for status, _, _ in await asyncio.gather(*asked)] == [503] * 4
 
 
 @pytest.mark.parametrize("bound", [{"queue": 0}, {"deadline": 0.05}])

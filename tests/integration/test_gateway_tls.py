@@ -19,6 +19,8 @@ from tests import pebble
 from tests.integration.gateway_lab import HTTPS, PORT, SETTINGS, Client, ask, backend, eventually, gateway, load, origins
 from tests.pebble import self_signed
 
+from twinhull.activator.base import Sleeper
+from twinhull.activator.local import LocalActivator
 from twinhull.errors import UserError
 from twinhull.gateway.base import Backend, Server
 from twinhull.home import Home
@@ -181,6 +183,87 @@ async def test_http2_and_grpc_over_both_entrances(home: Home) -> None:
         for _, writer in (clear, secure):
             writer.close()
     server.close()
+
+
+async def test_a_grpc_stream_goes_both_ways_through_the_activator_and_gets_a_status_without(home: Home) -> None:
+    server = await asyncio.start_server(_grpc_chat, "127.0.0.40", PORT)
+    stand_in = LocalActivator(home)
+    await stand_in.open()
+    async with gateway(home) as gate:
+        await stand_in.apply([Sleeper("shop/rpc", raw_ports=(PORT,))])
+        await gate.apply(
+            (Backend("shop/rpc", (RouteSpec("rpc.test", port=PORT, protocol="h2c"),), (), stand_in.address("shop/rpc", PORT)),)
+        )
+        call = _Call(*await asyncio.open_connection("127.0.0.1", 80))
+        await call.say(1, b"one")
+        stand_in.ready("shop/rpc", ("127.0.0.40",))
+        assert await call.until(h2.events.DataReceived) == [":status 200", "one"]
+        await call.say(1, b"two", end=True)
+        assert await call.until(h2.events.StreamEnded) == ["two", "grpc-status 0"]
+        stand_in.ready("shop/rpc", ())
+        await call.say(3, b"held", end=True)
+
+        async def held() -> bool:
+            return stand_in.waiting("shop/rpc") == 1
+
+        await eventually(held)
+        await stand_in.close()
+        assert (await call.until(h2.events.ResponseReceived))[0] == ":status 503"
+        call.writer.close()
+    server.close()
+
+
+class _Call:
+    """One HTTP/2 connection of a gRPC client; a message is a piece of data here."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._connection = h2.connection.H2Connection()
+        self._connection.initiate_connection()
+        self._opened: set[int] = set()
+
+    async def say(self, stream: int, message: bytes, *, end: bool = False) -> None:
+        if stream not in self._opened:
+            self._opened.add(stream)
+            fields = {":method": "POST", ":scheme": "http", ":authority": "rpc.test", ":path": "/Shop/Chat", "te": "trailers"}
+            self._connection.send_headers(stream, list(fields.items()))
+        self._connection.send_data(stream, message, end_stream=end)
+        self.writer.write(self._connection.data_to_send())
+
+    async def until(self, last: type[h2.events.Event]) -> list[str]:
+        """What came, up to an event of this kind: status, data, grpc-status."""
+        found: list[str] = []
+        async with asyncio.timeout(20):
+            while True:
+                data = await self.reader.read(65536)
+                assert data, found
+                events = self._connection.receive_data(data)
+                self.writer.write(self._connection.data_to_send())
+                for event in events:
+                    if isinstance(event, h2.events.DataReceived) and event.data:
+                        found.append(event.data.decode())
+                    if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                        pairs = [(bytes(name).decode(), bytes(value).decode()) for name, value in event.headers]
+                        found += [f"{name} {value}" for name, value in pairs if name in (":status", "grpc-status")]
+                if any(isinstance(event, last) for event in events):
+                    return found
+
+
+async def _grpc_chat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says each message again at once, and at the end that all is well."""
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    connection.initiate_connection()
+    writer.write(connection.data_to_send())
+    while data := await reader.read(65536):
+        for event in connection.receive_data(data):
+            if isinstance(event, h2.events.RequestReceived):
+                connection.send_headers(event.stream_id, [(":status", "200"), ("content-type", "application/grpc")])
+            if isinstance(event, h2.events.DataReceived):
+                connection.send_data(event.stream_id, event.data)
+            if isinstance(event, h2.events.StreamEnded):
+                connection.send_headers(event.stream_id, [("grpc-status", "0")], end_stream=True)
+        writer.write(connection.data_to_send())
+    writer.close()
 
 
 async def _grpc_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

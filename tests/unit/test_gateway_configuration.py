@@ -51,8 +51,8 @@ def test_everything_a_route_can_ask_for() -> None:
     assert r"http-request replace-path '^/+api/+v1[.]0/*(.*)$' '/\1'" in lines
     hop = section(render(backend(activator="127.0.0.1:9", **route)), "listen shop:web:80:h2c")
     assert hop[-1] == "server activator 127.0.0.1:9 pool-max-conn 0 max-reuse 0 proto h2"
-    socket = hop[0].removeprefix("bind unix@empty/").removesuffix(" mode 666 proto h2")
-    assert f"server :activator unix@/{socket} pool-max-conn 0 max-reuse 0 proto h2 backup" in lines
+    socket = hop[0].removeprefix("bind unix@empty/").removesuffix(" mode 666")
+    assert f"server :activator unix@/{socket} pool-max-conn 0 max-reuse 0 backup" in lines
     assert lines[-1].startswith("server one fd00::1:80 weight 100 ")
     assert lines[-1].endswith("maxconn 3 proto h2")
     assert any("status 403" in line for line in lines)

@@ -3,7 +3,7 @@
 If a daemon ends while it holds a request, HAProxy closes the client's connection without a word, unless the request is the first on it
 (the client is to repeat it, which for a POST it won't). Behind this hop each request is the first on its connection, so there is always an
 answer, which the pool passes on: 503 with Retry-After. Nothing is sent twice but what may be, where an instance gave no answer.
-It is HTTP/1.1 but for gRPC: to HAProxy no HTTP/2 request is the first. A body that is still on its way (beyond what the sockets' buffers
+It is HTTP/1.1, for gRPC too: to HAProxy no HTTP/2 request is the first. A body that is still on its way (beyond what the sockets' buffers
 take) ends with the connection in any case.
 Instances that serve are asked directly.
 """
@@ -30,13 +30,13 @@ def hops(pools: Iterable[Pool], patience: float) -> list[list[str]]:
 
 def way(pool: Pool) -> str:
     """A server's address and options: of the hop to a pool's activator, or where there is none, of the activator."""
-    return f"unix@/{_socket(pool)} {_ONCE}{_protocol(pool)}" if _is_http(pool) else f"{pool.activator} {_ONCE}"
+    return f"unix@/{_socket(pool)} {_ONCE}" if _is_http(pool) else f"{pool.activator} {_ONCE}"
 
 
 def _hop(name: str, pool: Pool, patience: float) -> list[str]:
     return [
         f"listen {name}",
-        f"  bind unix@empty/{_socket(pool)} mode 666{_protocol(pool)}",
+        f"  bind unix@empty/{_socket(pool)} mode 666",
         "  no log",
         "  unique-id-format %[req.hdr(x-request-id),url_enc]",
         # Made while there is a request to make it from.
@@ -50,7 +50,7 @@ def _hop(name: str, pool: Pool, patience: float) -> list[str]:
         # No answer from an activator: whoever it stands in for isn't available.
         pages.rule(502, 503),
         f"  http-after-response set-status 503 if {{ status 502 }} {pages.IS_OWN}",
-        f"  server activator {pool.activator} {_ONCE}{_protocol(pool)}",
+        f"  server activator {pool.activator} {_ONCE}" + " proto h2" * (pool.route.protocol == "h2c"),
     ]
 
 
@@ -62,10 +62,6 @@ def _name(pool: Pool) -> str:
 def _socket(pool: Pool) -> str:
     """In the workers' root folder, where nobody but root gets to. Short, as a socket's address has to be."""
     return f"{hashlib.sha256(_name(pool).encode()).hexdigest()[:16]}.asleep"
-
-
-def _protocol(pool: Pool) -> str:
-    return " proto h2" * (pool.route.protocol == "h2c")
 
 
 def _is_http(pool: Pool) -> bool:
