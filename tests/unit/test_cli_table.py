@@ -116,6 +116,7 @@ def test_bash_completes(tmp_path: Path) -> None:
         (["twinhull", "run", "--pull", "a"], {"always"}),
         (["twinhull", "stop", "w"], {"web"}),
         (["twinhull", "run", "--network", "w"], {"web-networks"}),
+        (["twinhull", "isolate", "w"], {"web-services"}),
     ):
         assert _bash(script, words) == expected, words
 

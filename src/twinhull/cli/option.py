@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 Kind = Literal["switch", "text", "integer", "number", "size", "duration", "count"]
 """switch: a boolean (`--tty`, `--tty=false`); count: a limit that may be -1; the others take a value."""
 
-Complete = Literal["", "instances", "running", "images", "volumes", "networks", "secrets", "files", "folders"]
+Complete = Literal["", "instances", "running", "images", "volumes", "networks", "secrets", "services", "apps", "files", "folders"]
 """What a shell completes for a value."""
 
 

@@ -7,14 +7,14 @@ from twinhull.cli.table import config, load, members
 
 FILES = (
     Option("--file", "compose file; repeats, later ones win", short="-f", metavar="FILE", repeat=True, complete="files"),
-    Option("--project-name", "the application's name", short="-p", metavar="NAME"),
+    Option("--project-name", "the application's name", short="-p", metavar="NAME", complete="apps"),
     Option("--profile", "a profile to enable; repeats", metavar="NAME", repeat=True),
     Option("--env-file", "variables for the file, instead of .env; repeats", metavar="FILE", repeat=True, complete="files"),
     Option("--project-directory", "what relative paths count from", metavar="FOLDER", complete="folders"),
 )
 """Which application is meant."""
-_SERVICES = Argument("service", "all services if none is named", least=0, most=0)
-_SERVICE = Argument("service")
+_SERVICES = Argument("service", "all services if none is named", least=0, most=0, complete="services")
+_SERVICE = Argument("service", complete="services")
 _COMMAND = Argument("command", "program and its arguments", least=0, most=0)
 _GRACE = Option("--timeout", "grace before it is killed", short="-t", kind="duration", metavar="SECONDS")
 _WAIT_TIMEOUT = Option("--wait-timeout", "give up waiting after this time", kind="duration", metavar="SECONDS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twinhull.cli.option import JSON, QUIET, Argument, Command, Option
 
-_SERVICES = Argument("service", "all services if none is named", least=0, most=0)
+_SERVICES = Argument("service", "all services if none is named", least=0, most=0, complete="services")
 
 
 def commands(files: tuple[Option, ...]) -> tuple[Command, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from twinhull.cli import table
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from twinhull.cli.option import Command, Complete, Option
     from twinhull.cli.parse import Arguments
 
-_NAMED = ("instances", "running", "images", "volumes", "networks", "secrets")
+_NAMED = ("instances", "running", "images", "volumes", "networks", "secrets", "services", "apps")
 
 
 def script(args: Arguments) -> int:
@@ -41,11 +42,25 @@ def _names(kind: str) -> list[str]:
     if kind in ("instances", "running"):
         views = thin.call("GET", "/v1/instances", {"all": kind == "instances"})
         return [view["name"] for view in views]
+    if kind == "apps":
+        return [view["name"] for view in thin.call("GET", "/v1/apps")]
+    if kind == "services":
+        return _services()
     if kind == "images":
         return [name for view in thin.call("GET", "/v1/images") for name in view["names"]]
     if kind in ("networks", "volumes", "secrets"):
         return [view["name"] for view in thin.call("GET", f"/v1/{kind}")]
     return []
+
+
+def _services() -> list[str]:
+    """Of the compose file here, else of all applications."""
+    from twinhull.compose import resolve
+
+    try:
+        return list(resolve([], environment=os.environ).spec().services)
+    except TwinhullError:
+        return [service["name"] for view in thin.call("GET", "/v1/apps") for service in view["services"]]
 
 
 def _spellings() -> list[tuple[str, Command]]:
