@@ -1,6 +1,6 @@
 """Every kind of change under a steady load through the gateway, again and again, until enough requests were counted.
 
-    .venv/bin/python -m bench.changes [--runtime container|vm|mixed] [--requests 100000] [--rate 400] [--slow-rate 20]
+    .venv/bin/python -m bench.changes [--runtime container|vm|mixed] [--requests 100000] [--rate 400] [--slow-rate 20] [--out build/bench]
 
 An application of two services, `web` and `api`: of one hull, or (mixed) web a container and api a VM. Requests are due at a fixed
 rate (api: the slow rate), three of ten on new connections, one of twenty a POST, without a retry (tests/load.py); a third stream asks
@@ -8,7 +8,7 @@ web over TLS. Rollouts: another image, another configuration, `isolate` of api t
 changes: scale up and down, another application with a route of its own (the gateway reloads), renewal of the certificate (by ACME, from
 Pebble). Accidents: kill -9 of an instance of each service, of the daemon. Prints how many requests failed, apart for planned changes (the
 daemon's death is counted there) and for those that were under way on a killed instance, and the 99th percentile of the answers' times by
-what went on.
+what went on. Writes the raw samples as JSON lines.
 
 A daemon of its own, in a network namespace of its own. Exit code 1 if a request failed that wasn't under way on a killed instance.
 """
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests import pebble
@@ -35,29 +35,33 @@ from tests.images.base import archive
 
 from bench import traffic
 from bench.traffic import KILL_DAEMON, KILL_INSTANCE, KINDS, PLANNED, ROLLOUT, STEADY, Change, Stream, Tally, percentile
+from twinhull.compare import tools
 
 HULLS = {"container": ("container", "container"), "vm": ("vm", "vm"), "mixed": ("container", "vm")}
 """Of web and of api."""
 OTHER = {"container": "vm", "vm": "container"}
-RATES = {"container": (400.0, 20.0), "vm": (20.0, 5.0), "mixed": (400.0, 10.0)}
-"""Requests a second, of web and of the others, that two instances bear also where VMs are emulated: httpd starts a process for each."""
-NEXT = "busybox:next"
+RATES = {"container": (400.0, 20.0), "vm": (150.0, 15.0), "mixed": (400.0, 20.0)}
+"""Requests a second, of web and of the others, that two instances bear also where VMs are emulated and a third is being made."""
+IMAGE = tools.IMAGE
+NEXT = "localhost/changes:next"
 _QUIET = 4.0
 """Seconds without a change between two rounds, for comparison."""
 _VALIDITY = 12
 """Seconds that a certificate is good for: from eight on it is due."""
 _PATIENCE = 60.0
 _AT_ONCE = 8
-"""Requests that an instance gets at once, others wait in the gateway: httpd listens with a backlog of nine, and a tenth waits a second."""
+"""Requests that an instance gets at once, others wait in the gateway."""
 SERVER = """\
-mkdir -p /www/cgi-bin
 page="$TEXT $(cat /version 2>/dev/null || echo first) $(uname -r)"
-printf '%s' "$page" > /www/x
-printf '#!/bin/sh\\nprintf "Status: 200\\\\r\\\\n\\\\r\\\\n%s"\\n' "$page" > /www/cgi-bin/x
-chmod 755 /www/cgi-bin/x
-trap 'exit 0' TERM
-httpd -f -p 8080 -h /www &
-wait
+cat >/tmp/nginx.conf <<END
+events {}
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    server { listen 8080; location / { return 200 '$page'; } }
+}
+END
+exec nginx -c /tmp/nginx.conf -g "daemon off;"
 """
 
 
@@ -66,10 +70,11 @@ def compose(hulls: tuple[str, str]) -> str:
 
     def service(runtime: str, *routes: Mapping[str, object]) -> dict[str, object]:
         return {
-            "image": "${IMAGE:-busybox}",
+            "image": f"${{IMAGE:-{IMAGE}}}",
             "runtime": runtime,
             "command": ["sh", "-c", SERVER.replace("$", "$$")],
             "environment": {"TEXT": "${TEXT:-zero}"},
+            "stop_signal": "SIGQUIT",
             "stop_grace_period": "20s",
             "deploy": {"replicas": 2, "resources": {"limits": {"memory": "96M"}}, "update_config": {"monitor": "2s"}},
             "x-twinhull": {"route": [{"port": 8080, "max_concurrency": _AT_ONCE, **route} for route in routes]},
@@ -158,6 +163,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.0, help="of web; the defaults depend on the hull")
     parser.add_argument("--slow-rate", type=float, default=0.0, help="of api, and of web over TLS")
     parser.add_argument("--runtime", choices=sorted(HULLS), default="container")
+    parser.add_argument("--out", default="build/bench", help="folder of the raw samples")
     options = parser.parse_args()
     fast, slow = RATES[options.runtime]
     options.rate, options.slow_rate = options.rate or fast, options.slow_rate or slow
@@ -166,8 +172,8 @@ def main() -> int:
         last.callback(daemon.close)
         last.enter_context(_authority(daemon, Path(folder)))
         daemon.start()
-        daemon.cli("image", "load", "-i", str(archive("busybox")))
-        daemon.cli("run", "--name", "maker", "busybox", "sh", "-c", "echo next > /version")
+        daemon.cli("image", "load", "-i", str(archive("compare-tools")))
+        daemon.cli("run", "--name", "maker", IMAGE, "sh", "-c", "echo next > /version")
         daemon.cli("commit", "maker", NEXT)
         daemon.cli("rm", "maker")
         return _run(daemon, Path(folder), options)
@@ -210,8 +216,17 @@ def _run(daemon: Daemon, folder: Path, options: argparse.Namespace) -> int:
         for stream in streams:
             stream.close()
     app.cli("down", "-v")
+    _write(Path(options.out) / f"changes_{options.runtime}.jsonl", ended, scenario.made)
     _errors(daemon.home.state / "gateway/access.log")
     return _report({host: traffic.count(requests, scenario.made) for host, (requests, _) in ended.items()}, scenario, _hulls(ended))
+
+
+def _write(path: Path, ended: Mapping[str, tuple[Sequence[traffic.Request], object]], made: Sequence[Change]) -> None:
+    """The raw samples: every change, then every request with its host."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, object]] = [{"change": asdict(change)} for change in made]
+    lines += [{"host": host, **asdict(request)} for host, (requests, _) in ended.items() for request in requests]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _until_served(daemon: Daemon) -> None:

@@ -100,7 +100,7 @@ class Stream:
         self.host, self.rate, self.tls = host, rate, tls
         self._stop, self._journal = folder / f"{host}.stop", folder / f"{host}.journal"
         argv = ["--port", "443" if tls else "80", *(["--tls"] if tls else []), "--host", host, "--rate", str(rate), "--new", "0.3"]
-        argv += ["--path", "/x", "--post", "0.05", "--post-path", "/cgi-bin/x", "--bodies"]
+        argv += ["--path", "/x", "--post", "0.05", "--post-path", "/x", "--bodies"]
         argv += ["--until", str(self._stop), "--journal", str(self._journal)]
         self._process = daemon.net.popen(sys.executable, str(_LOAD), *argv, stdout=subprocess.PIPE)
 
