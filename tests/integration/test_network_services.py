@@ -346,6 +346,9 @@ async def test_connections_stay_and_are_counted_until_they_end(stage: lab.Stage)
     await stage.host.set_service(web(FIRST, ports=(PortMapping(80, 8080),)))
     assert await stage.host.connections(FIRST) == 0
     with listener:
+        with socket.create_connection((FIRST, 80)), listener.accept()[0]:
+            assert await stage.host.connections(FIRST) == 0, "only this machine itself went there"
+            assert await stage.host.connections(FIRST, own=True) == 1
         held = [lab.inside(client, socket.create_connection, (VIP, 80)), socket.create_connection(("127.0.0.1", 8080))]
         accepted = [listener.accept()[0] for _ in held]
         await stage.host.set_service(web(SECOND))

@@ -70,6 +70,24 @@ def test_every_chain_is_flushed_before_it_is_filled_and_ends_by_accepting_what_i
     assert all("policy accept" in line for line in lines if "hook" in line)
 
 
+def test_who_is_reached_is_noted_before_the_source_changes() -> None:
+    rule = "add rule inet t leave "
+    lines = [line.removeprefix(rule) for line in rules.base("t", "thx").splitlines() if line.startswith(rule)]
+    assert lines[:3] == [
+        'oifname "thx*" ct status dnat meta l4proto tcp add @reached_tcp { ip daddr }',
+        'oifname "thx*" ct status dnat meta l4proto udp add @reached_udp { ip daddr }',
+        'iifname "thx*" oifname "thx*" meta l4proto tcp add @reached_tcp { ip daddr }',
+    ]
+    assert all("masquerade" in line for line in lines[3:])
+
+
+def test_what_packets_fill_is_no_part_of_the_table_that_is_compared() -> None:
+    objects = [{"set": {"name": "reached_udp", "elem": ["10.88.1.2", "10.88.1.3"]}}, {"set": {"name": "egress", "elem": ["10.88.1.1"]}}]
+    assert listing.present(objects).elements == {Element("egress", "10.88.1.1")}
+    assert listing.addresses(objects[:1]) == {"10.88.1.2", "10.88.1.3"}
+    assert listing.addresses([{"set": {"name": "reached_udp"}}, {"metainfo": {}}]) == frozenset()
+
+
 def test_a_network_contributes_its_subnet_and_gateway() -> None:
     assert sorted(f"{element.set} {element.text}" for element in rules.of_network(RECORD, 10053)) == [
         "egress 10.88.1.0/24",

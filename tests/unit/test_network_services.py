@@ -143,3 +143,10 @@ def test_what_is_present_is_read_as_it_was_written() -> None:
         Element("published", "tcp . 80", "10.1.0.2 . 8080"),
         Element("services", "10.1.0.9", "goto vip-10.1.0.9"),
     }
+
+
+def test_endpoints_that_left_are_those_of_before_only() -> None:
+    assert service.left(record((ONE, 1), (TWO, 1)), record((TWO, 5))) == {ONE}
+    assert service.left(record((ONE, 1)), record((ONE, 1), (TWO, 1))) == frozenset()
+    assert service.left(None, record((ONE, 1))) == frozenset()
+    assert service.left(record((ONE, 1)), service.emptied(record())) == {ONE}

@@ -99,6 +99,10 @@ class Flows:
         self._pending[owner] = tuple(stale)
         self._thread.submit(self._forget_pending, owner)
 
+    def forgetting(self, owner: str) -> bool:
+        """Whether flows of this owner are still to be forgotten."""
+        return owner in self._pending
+
     def _forget_pending(self, owner: str) -> None:
         for stale in self._pending.pop(owner, ()):
             with contextlib.suppress(NetlinkError):  # nobody waits for an answer; a stale flow ends by itself when its peer is silent

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from twinhull.errors import ConflictError, PermanentError, UserError
@@ -340,10 +341,19 @@ class NetworkHost:
         except BaseException:
             self._reserved.reserve(record.id, record.id, before)
             raise
+        left = service.left(self._services.get(record.id), record)
         self._services[record.id] = record
         self._resolvers.names.replace(("service", record.id), names)
-        self._flows.forget_soon(record.id, service.stale(record, {*before, *chosen}))
+        if self._flows.forgetting(record.id) or await self._reached("udp", left):
+            self._flows.forget_soon(record.id, service.stale(record, {*before, *chosen}))
         return chosen
+
+    async def _reached(self, protocol: str, addresses: Collection[str]) -> bool:
+        """Whether there may be flows to one of them."""
+        if not addresses:
+            return False
+        found = await self._workers.quick(self._workers.table.reached, protocol)
+        return found is None or not found.isdisjoint(addresses)
 
     async def remove_service(self, service_id: str) -> None:
         """Forget the service: its names, addresses and ports. Nothing happens without it."""
@@ -353,16 +363,17 @@ class NetworkHost:
             self._flows.forget_soon(service_id, service.stale(service.emptied(gone), self._reserved.mappings(service_id)))
         self._reserved.release(service_id)
 
-    async def connections(self, address: str) -> int:
+    async def connections(self, address: str, *, own: bool = False) -> int:
         """TCP connections to this address that aren't over, for an endpoint that takes no new ones: 0 means drained.
 
-        Costs the machine some milliseconds: ask a few times a second, not more.
+        own: also if only programs of this machine came. Where somebody came it costs the machine some milliseconds: ask a few times a
+        second, not more.
         """
-        return await self._flows.connections(address)
+        return await self._flows.connections(address) if own or await self._reached("tcp", (address,)) else 0
 
     async def led_to(self, address: str) -> tuple[int, float]:
         """(open TCP connections that virtual addresses and published ports lead to this one, seconds since the last that is over; inf)."""
-        return await self._flows.led_to(address)
+        return await self._flows.led_to(address) if await self._reached("tcp", (address,)) else (0, math.inf)
 
     # published ports
 

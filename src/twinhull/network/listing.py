@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from twinhull.network.rules import Element
+from twinhull.network.rules import REACHED, Element
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,18 @@ def present(objects: Iterable[Mapping[str, Any]]) -> Present:
     kinds = [(kind, value) for entry in objects for kind, value in entry.items()]
     return Present(
         frozenset(value["name"] for kind, value in kinds if kind == "chain"),
-        frozenset(_element(value["name"], each) for kind, value in kinds if kind in ("set", "map") for each in value.get("elem", ())),
+        frozenset(
+            _element(value["name"], each)
+            for kind, value in kinds
+            if kind in ("set", "map") and value["name"] not in REACHED.values()
+            for each in value.get("elem", ())
+        ),
     )
+
+
+def addresses(objects: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """From `list set` of one whose elements are addresses."""
+    return frozenset(str(each) for entry in objects for each in entry.get("set", {}).get("elem", ()))
 
 
 def foreign_policies(objects: Iterable[Mapping[str, Any]], table: str) -> tuple[str, ...]:

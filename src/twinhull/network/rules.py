@@ -8,7 +8,8 @@ its virtual addresses and published ports (service.py), to which an element of a
     local     output, dnat      the same for programs on this machine
     forward   forward           within a network: yes. From outside: published ports only. Between networks: no
     input     input             from an instance to this machine: DNS and ping of its own gateway, services that sleep, nothing else
-    leave     postrouting       NAT for what leaves, for 127.0.0.1, and for an instance that calls its own service or published port
+    leave     postrouting       which instances flows reach is noted; NAT for what leaves, for 127.0.0.1, and for an instance that calls
+                                its own service or published port
 
 Packets of other interfaces pass untouched. The priorities are five before the usual ones, so that this table translates and
 refuses first; it can't, however, overrule a refusal elsewhere: nftables evaluates every table, and one "drop" is final. A
@@ -38,6 +39,9 @@ _SETS = {
     "hairpin": "type ipv4_addr . ipv4_addr",
     "activators": "type inet_service",
 }
+REACHED = {"tcp": "reached_tcp", "udp": "reached_udp"}
+"""Sets that packets fill: instances that somebody was led to, or (TCP) another instance went to."""
+REACHED_MOST = 65535
 _MAPS = {
     "resolvers": "type ipv4_addr : ipv4_addr . inet_service",
     "network_resolvers": "type ipv4_addr : ipv4_addr . inet_service",
@@ -145,6 +149,8 @@ def _rules(prefix: str) -> dict[str, tuple[str, ...]]:
             *_REFUSE,
         ),
         "leave": (
+            *(f"oifname {ours} ct status dnat meta l4proto {kind} add @{name} {{ ip daddr }}" for kind, name in REACHED.items()),
+            f"iifname {ours} oifname {ours} meta l4proto tcp add @{REACHED['tcp']} {{ ip daddr }}",
             "ip saddr . ip daddr @hairpin masquerade",
             f"oifname {ours} ip saddr 127.0.0.0/8 masquerade",
             f"oifname != {ours} ip saddr @egress masquerade",
@@ -157,6 +163,7 @@ def base(table: str, prefix: str) -> str:
     name = f"inet {table}"
     lines = [f"add table {name}"]
     lines += [f"add set {name} {key} {{ {kind} ; }}" for key, kind in _SETS.items()]
+    lines += [f"add set {name} {key} {{ type ipv4_addr ; size {REACHED_MOST} ; flags dynamic ; }}" for key in REACHED.values()]
     lines += [f"add map {name} {key} {{ {kind} ; }}" for key, kind in _MAPS.items()]
     lines += [
         f"add chain {name} {key} {{ {kind} ; policy accept ; }}" if kind else f"add chain {name} {key}" for key, kind in _CHAINS.items()

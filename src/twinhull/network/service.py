@@ -63,6 +63,11 @@ def stale(record: ServiceRecord, ports: Collection[PortMapping]) -> tuple[Stale,
     return tuple(found)
 
 
+def left(before: ServiceRecord | None, now: ServiceRecord) -> frozenset[str]:
+    """Endpoints that it has no more. A service that wasn't known had none."""
+    return _endpoints(before) - _endpoints(now) if before else frozenset()
+
+
 def emptied(record: ServiceRecord) -> ServiceRecord:
     """Without endpoints."""
     return replace(record, sides=tuple(replace(side, endpoints=()) for side in record.sides))
@@ -147,6 +152,10 @@ def _stand_in(activator: int) -> tuple[str, ...]:
 def _let_in(activator: int) -> set[Part]:
     """Always, so that a connection that was led there just before an endpoint came still arrives."""
     return {Element("activators", str(activator))} if activator else set()
+
+
+def _endpoints(record: ServiceRecord) -> frozenset[str]:
+    return frozenset[str]().union(*(_addresses(side.endpoints) for side in record.sides))
 
 
 def _addresses(endpoints: Endpoints) -> frozenset[str]:

@@ -301,7 +301,8 @@ class Balance:
             live = self.lives.get(member.instance_id)
             if member.state.draining_since and live is not None and live.endpoints:
                 through = await self.gateway.sessions(f"{app.name}/{member.service}", live.record.name)
-                direct = [await self.network.connections(endpoint.address) for endpoint in live.endpoints]
+                passed = bool(self.activator.open_connections(f"{app.name}/{member.service}"))
+                direct = [await self.network.connections(endpoint.address, own=passed) for endpoint in live.endpoints]
                 found[live.id] = through + sum(direct)
         return found
 
