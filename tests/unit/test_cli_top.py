@@ -91,10 +91,10 @@ def test_a_metric_that_is_missing_is_said() -> None:
 @pytest.mark.parametrize(
     ("line", "code", "text"),
     [
-        ("load web -p shop", 1, "has no HTTP route and publishes no port"),
+        ("load web -p shop", 2, "has no HTTP route and publishes no port"),
         ("load nothing -p shop", 1, "application shop has no service nothing"),
-        ("load http://example.org/", 1, "leads to no service on this machine"),
-        ("load ftp://example.org/", 1, "is no URL of a service"),
+        ("load http://example.org/", 2, "leads to no service on this machine"),
+        ("load ftp://example.org/", 2, "is no URL of a service"),
         ("load web -p shop --rate 2001", 2, "--rate 2001: use more than 0, at most 2000"),
         ("load web -p shop --for 2h", 2, "--for 7200: use more than 0, at most 3600"),
         ("load web -p shop --shape square", 2, "steady"),
