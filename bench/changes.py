@@ -36,6 +36,7 @@ from tests.images.base import archive
 from bench import traffic
 from bench.traffic import KILL_DAEMON, KILL_INSTANCE, KINDS, PLANNED, ROLLOUT, STEADY, Change, Stream, Tally, percentile
 from twinhull.compare import tools
+from twinhull.engine.apps.base import AppView
 
 HULLS = {"container": ("container", "container"), "vm": ("vm", "vm"), "mixed": ("container", "vm")}
 """Of web and of api."""
@@ -142,11 +143,12 @@ class Scenario:
 
     def _kill(self, service: str) -> None:
         found = next(each for each in self.app.view().services if each.name == service)
-        pid = workload(self.app, next(member for member in found.members if member.serving))
+        victim = next(member for member in found.members if member.serving)
+        pid = workload(self.app, victim)
         begin = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         killed = (begin, time.monotonic())
-        self.app.until("missing one", lambda view: not view.settled)
+        self.app.until("without it", lambda view: (victim.id, victim.started_at) not in _starts(view))
         self.app.until_ready()
         self._note(Change(KILL_INSTANCE, f"kill -9 of {service}", begin, time.monotonic(), killed))
 
@@ -154,6 +156,10 @@ class Scenario:
         self.app.daemon.kill()
         self.app.daemon.start()
         self.app.until_ready()
+
+
+def _starts(view: AppView) -> set[tuple[str, float]]:
+    return {(member.id, member.started_at) for service in view.services for member in service.members}
 
 
 def main() -> int:
@@ -172,7 +178,8 @@ def main() -> int:
         last.callback(daemon.close)
         last.enter_context(_authority(daemon, Path(folder)))
         daemon.start()
-        daemon.cli("image", "load", "-i", str(archive("compare-tools")))
+        for name in ("busybox", "compare-tools"):
+            daemon.cli("image", "load", "-i", str(archive(name)))
         daemon.cli("run", "--name", "maker", IMAGE, "sh", "-c", "echo next > /version")
         daemon.cli("commit", "maker", NEXT)
         daemon.cli("rm", "maker")
