@@ -387,6 +387,13 @@ async def test_udp_flows_follow_their_service(stage: lab.Stage) -> None:
     await until(lambda: lab.ask_udp("127.0.0.1", 5353, source_port=4001)[:1] == left[-1])
 
 
+async def test_a_udp_peer_that_came_too_early_is_answered_once_there_is_a_service(stage: lab.Stage) -> None:
+    await instances(stage, 1, number=53, kind=UDP)
+    assert lab.ask_udp("127.0.0.1", 5353, source_port=4002)[:1] != FIRST[-1]
+    await stage.host.set_service(web(FIRST, ports=(PortMapping(53, 5353, protocol="udp"),)))
+    await until(lambda: lab.ask_udp("127.0.0.1", 5353, source_port=4002)[:1] == FIRST[-1])
+
+
 async def test_a_flushed_ruleset_and_killed_resolvers_come_back(stage: lab.Stage, tmp_path: Path) -> None:
     client = await stage.instance(lab.port(FRONT, 2, 0))
     await instances(stage, 2)

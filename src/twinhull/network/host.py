@@ -344,7 +344,8 @@ class NetworkHost:
         left = service.left(self._services.get(record.id), record)
         self._services[record.id] = record
         self._resolvers.names.replace(("service", record.id), names)
-        if self._flows.forgetting(record.id) or await self._reached("udp", left):
+        opened = any(mapping.protocol == "udp" for mapping in {*chosen} - {*before})  # who asked before they were, met nobody
+        if opened or self._flows.forgetting(record.id) or await self._reached("udp", left):
             self._flows.forget_soon(record.id, service.stale(record, {*before, *chosen}))
         return chosen
 
