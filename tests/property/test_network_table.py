@@ -30,6 +30,9 @@ class Model:
         self.refusals = 0
 
     def run(self, text: str) -> str:
+        if text.startswith("list "):
+            self._need(bool(self.chains))
+            return ""
         before = {name: list(found) for name, found in self.chains.items()}, dict(self.elements)
         try:
             for line in filter(None, text.splitlines()):
@@ -74,7 +77,10 @@ class Model:
         if not condition:
             raise NftError("refused")
 
-    def query(self, _command: str) -> list[dict[str, Any]]:
+    def query(self, command: str) -> list[dict[str, Any]]:
+        if command.startswith("list set"):
+            name = command.rsplit(maxsplit=1)[-1]
+            return [{"set": {"name": name, "elem": [key for place, key in self.elements if place == name]}}]
         chains = [{"chain": {"name": name}} for name in self.chains]
         elements = [{"set": {"name": name, "elem": [[key, value] if value else key]}} for (name, key), value in self.elements.items()]
         return chains + elements
@@ -133,7 +139,12 @@ def test_a_successor_finds_what_is_there_and_makes_it_what_should_be(before: Any
     first.open()
     first.replace({"s1": contribution(1, *before), "s2": contribution(2, *before)})
     second.open()
+    model.elements[rules.REACHED["tcp"], "10.0.0.9"] = ""
+    assert second.reached("tcp") == {"10.0.0.9"}
+    assert second.reached("udp") == frozenset()
+    del model.elements[rules.REACHED["tcp"], "10.0.0.9"]
     assert model.holds(set(contribution(1, *before) | contribution(2, *before)))
+    model.elements[rules.REACHED["udp"], "10.0.0.8"] = ""
     second.reset({"s1": contribution(1, *after)})
     assert model.holds(set(contribution(1, *after)))
     assert not model.refusals
