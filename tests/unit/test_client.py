@@ -19,6 +19,8 @@ from tests.fakes.server import Server, serving
 from twinhull import home as homes
 from twinhull.client import AsyncClient, Client
 from twinhull.client.problems import UnreachableError
+from twinhull.client.session import ClientSession
+from twinhull.client.thin import CONTROL, Duplex
 from twinhull.engine.base import BootstrapSpec, BuildSpec, Engine, NetworkSpec, VolumeSpec
 from twinhull.errors import CannotRunError, ConflictError, NotFoundError, TemporaryError, UserError
 from twinhull.instance.base import STDERR, STDOUT, Process, Session
@@ -245,6 +247,28 @@ def test_a_client_in_many_threads(client: Client) -> None:
     for thread in threads:
         thread.join(30)
     assert not failures
+
+
+class _AtOnce(Duplex):
+    """A peer whose every word, and its end, came before the first was asked for."""
+
+    def __init__(self) -> None:
+        self.closed, self._failure, self._out = False, None, bytearray()
+
+    def wait(self, *, also_room: bool = False) -> None:
+        assert not self.closed
+
+    def receive(self) -> list[tuple[int, Any]]:
+        self.closed = True
+        return [(CONTROL, {"started": True}), (STDOUT, b"all"), (CONTROL, {"exit": 3})]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_session_that_was_over_before_it_was_read() -> None:
+    assert ClientSession(_AtOnce()).started().communicate() == (3, b"all", b"")
+    assert ClientSession(_AtOnce()).started().wait() == 3
 
 
 def test_nobody_there() -> None:

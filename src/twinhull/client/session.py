@@ -85,6 +85,7 @@ class ClientSession:
         """Send all of `data` and its end, read all output meanwhile: (exit code, stdout, stderr)."""
         found: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         chunks: Iterator[bytes] | None = (data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
+        self._sort(found)  # of a short run all of it may have come together with the word that it runs
         while self._code is None and not (self._duplex.closed and not self._duplex.failed):
             if chunks is not None and self._duplex.pending < HIGH_WATER:
                 chunks = self._feed(chunks)
