@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.harness import CommandError, Daemon
+from tests.harness import CommandError, Daemon, new_home
+from tests.images.base import archive
 
 from twinhull.client import Client
 from twinhull.engine.apps.base import AppView, MemberView
@@ -50,6 +51,21 @@ services:
     x-twinhull: {{route: {{host: {name}.localhost, port: 8080}}{rollout}}}
 {more}
 """
+
+
+@contextlib.contextmanager
+def prepared(configuration: str = "") -> Iterator[Daemon]:
+    """A daemon that runs, with busybox. configuration: its config.toml, "" for the harness' own."""
+    daemon = Daemon(new_home())
+    if configuration:
+        daemon.home.config.mkdir(parents=True)
+        (daemon.home.config / "config.toml").write_text(configuration)
+    try:
+        daemon.start()
+        daemon.cli("image", "load", "-i", str(archive("busybox")))
+        yield daemon
+    finally:
+        daemon.close()
 
 
 @dataclass

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.e2e.apps import App, Counted, load, workload
-from tests.harness import Daemon, new_home
-from tests.images.base import archive
+from tests.e2e.apps import App, Counted, load, prepared, workload
+from tests.harness import Daemon
 
 from twinhull.client import Client, http, target
 from twinhull.engine.apps.base import ScaleView, ServiceView
@@ -126,15 +125,8 @@ class Bounded(App):
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[Daemon]:
     """A daemon with a budget, that goes by what was used within the last seconds."""
-    daemon = Daemon(new_home())
-    daemon.home.config.mkdir(parents=True)
-    (daemon.home.config / "config.toml").write_text(CONFIG)
-    try:
-        daemon.start()
-        daemon.cli("image", "load", "-i", str(archive("busybox")))
+    with prepared(CONFIG) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @contextlib.contextmanager

@@ -307,8 +307,9 @@ class LocalApps(AppEngine):
 
     async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
         app = self._find(name)
-        turned = {each: _turn(verb, app.memory.get(each, memories.Memory())) for each in self._chosen(app, services)}
-        idle = [each for each, after in turned.items() if after == app.memory.get(each, memories.Memory())]
+        before = {each: app.memory.get(each, memories.Memory()) for each in self._chosen(app, services)}
+        turned = {each: _turn(verb, memory) for each, memory in before.items()}
+        idle = [each for each, after in turned.items() if after == before[each]]
         if idle and (services or len(idle) == len(turned)):
             raise ConflictError(f"no rollout of {', '.join(idle)} to {verb}", f"twinhull rollout -p {name} status")
         app.memory.update({each: after for each, after in turned.items() if each not in idle})
