@@ -264,7 +264,7 @@ def test_a_service_is_compared_by_copies_that_touch_nothing_of_it(equipped: Daem
     file.write_text(SHOP.format(serve=SERVE))
     words = ("-f", str(file), "web", "--only", "workload,reach", "--rounds", "1", "--seed", "1", "-o", str(report))
     refused = compare(equipped, *words, TOKEN="s3cret")
-    assert (refused.returncode, "secret /run/secrets/token" in refused.stderr.decode()) == (1, True)
+    assert (refused.returncode, "secret /run/secrets/token" in refused.stderr.decode()) == (2, True)
     before = set(journals(equipped))
     try:
         equipped.cli("up", "-f", str(file), "--wait", env={"TOKEN": "s3cret"}, timeout=PATIENCE)

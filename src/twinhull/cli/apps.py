@@ -8,7 +8,7 @@ import sys
 import threading
 from contextlib import closing, suppress
 from dataclasses import asdict
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from twinhull.cli import appfile
@@ -19,14 +19,13 @@ from twinhull.client.sync import Client
 from twinhull.errors import NotFoundError, TwinhullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from twinhull.cli.parse import Arguments
-    from twinhull.engine.apps.base import AppView, Happened, MemberView, ServiceView
+    from twinhull.engine.apps.base import AppView, Happened, MemberView, RolloutView, ServiceView
     from twinhull.spec.app import AppSpec
 
-_CLOCKS = 5.0
-"""Seconds between a request and the moment from which its progress is followed, at the most."""
+_UNDONE = ("rolled-back", "failed")
 _FAILED = ("failing", "waiting")
 _TOLD_AFTER, _GIVEN_UP_AFTER = 3.0, 60.0
 """Seconds that a service fails without a break."""
@@ -86,16 +85,16 @@ def last_number(view: AppView | None) -> int:
     return view.log[-1].number if view and view.log else 0
 
 
-def follow(client: Client, app: str, done: Callable[[AppView], bool], *, since: int = 0, timeout: float | None = None) -> AppView:
-    """Show what happens until `done`. Raises NotReadyError if nothing happens by itself any more before, after `timeout` seconds, and where
-    a service has failed for a minute, though it is tried again and again (with a timeout: that counts)."""
-    progress, begun, trouble = Progress(since), time(), Trouble()
+def follow(client: Client, app: str, done: Callable[[AppView], bool], *, before: AppView | None, timeout: float | None = None) -> AppView:
+    """Show what happens from `before` on, until `done`. Raises NotReadyError if nothing happens by itself any more before, after `timeout`
+    seconds, and where a service has failed for a minute, though it is tried again and again (with a timeout: that counts)."""
+    progress, undone, trouble = Progress(last_number(before)), _undone(before), Trouble()
     end = monotonic() + timeout if timeout else None
     view: AppView | None = None
     for view in _views(client, app):
         progress.show(view)
         if done(view):
-            return _unless_undone(view, begun)
+            return _unless_undone(view, undone)
         bad = [service for service in view.services if service.state in _FAILED]
         hint = f"why: twinhull compose logs -p {app} {bad[0].name}" if bad else ""
         if view.settled and bad:
@@ -158,12 +157,17 @@ class Trouble:
         return [failing[name] for name, since in self._since.items() if name in failing and now - since >= _GIVEN_UP_AFTER]
 
 
-def _unless_undone(view: AppView, begun: float) -> AppView:
-    """The view. Raises NotReadyError if a change of this time was taken back."""
-    for service in view.services:
-        rollout = service.rollout
-        if rollout is not None and rollout.since >= begun - _CLOCKS and rollout.status in ("rolled-back", "failed"):
-            raise NotReadyError(f"the update of service {service.name} {rollout.status.replace('-', ' ')}: {rollout.reason}")
+def _undone(view: AppView | None) -> dict[tuple[str, float], RolloutView]:
+    """The changes that were taken back or have failed, by service and beginning."""
+    rollouts = [(service.name, service.rollout) for service in view.services] if view else []
+    return {(name, rollout.since): rollout for name, rollout in rollouts if rollout is not None and rollout.status in _UNDONE}
+
+
+def _unless_undone(view: AppView, known: Collection[tuple[str, float]]) -> AppView:
+    """The view. Raises NotReadyError if another change than those was taken back."""
+    for (name, since), rollout in _undone(view).items():
+        if (name, since) not in known:
+            raise NotReadyError(f"the update of service {name} {rollout.status.replace('-', ' ')}: {rollout.reason}")
     return view
 
 

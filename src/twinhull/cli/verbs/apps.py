@@ -38,9 +38,9 @@ def up(args: Arguments) -> int:
             client.app_up(spec, options)
         timeout = args.number("wait_timeout")
         if args.switch("wait"):
-            view = apps.follow(client, spec.name, apps.ready, since=apps.last_number(before), timeout=timeout)
+            view = apps.follow(client, spec.name, apps.ready, before=before, timeout=timeout)
             return _told(args, view)
-        view = apps.follow(client, spec.name, apps.started, since=apps.last_number(before), timeout=timeout)
+        view = apps.follow(client, spec.name, apps.started, before=before, timeout=timeout)
         if args.switch("detach"):
             return _told(args, view)
     return _foreground(args, spec.name)
@@ -127,7 +127,7 @@ def _foreground(args: Arguments, name: str) -> int:
         print(f"\nstopping {name} (ctrl-c again: leave it running)", file=sys.stderr)
         with Client() as client:
             before = client.app_stop(name, *args.all("service"))
-            apps.follow(client, name, lambda view: view.settled, since=apps.last_number(before))
+            apps.follow(client, name, lambda view: view.settled, before=before)
     return 0
 
 
@@ -175,7 +175,7 @@ def isolate(args: Arguments) -> int:
 
 def _changed(args: Arguments, client: Client, name: str, before: AppView) -> int:
     if not args.switch("no_wait"):
-        return _told(args, apps.follow(client, name, apps.ready, since=apps.last_number(before)))
+        return _told(args, apps.follow(client, name, apps.ready, before=before))
     if args.switch("json"):
         return _told(args, before)
     return 0

@@ -71,7 +71,7 @@ def remove(args: Arguments) -> int:
     with Client() as client:
         if args.switch("stop"):
             before = client.app_stop(name, *args.all("service"))
-            apps.follow(client, name, lambda view: view.settled, since=apps.last_number(before))
+            apps.follow(client, name, lambda view: view.settled, before=before)
         view = client.app(name)
     services = {service.name for service in view.services if service.state == "stopped"}
     found = [member.name for service, member in apps.members(view, args.all("service")) if service.name in services]

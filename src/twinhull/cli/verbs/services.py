@@ -236,7 +236,7 @@ def _brought_up(args: Arguments, client: Client, service: str) -> str:
         alone = replace(described, depends_on=(), replicas=0, scale=None)
         spec, needed = replace(spec, services={**spec.services, service: alone}), (service,)
     before = client.app_up(spec, UpOptions(cause=f"run {service}", services=needed))
-    apps.follow(client, spec.name, apps.ready, since=apps.last_number(before))
+    apps.follow(client, spec.name, apps.ready, before=before)
     return spec.name
 
 
@@ -264,7 +264,7 @@ def _turn(args: Arguments, change: Callable[[Client, str], AppView], done: Calla
     name = apps.name(args)
     with Client() as client:
         before = change(client, name)
-        apps.follow(client, name, done, since=apps.last_number(before))
+        apps.follow(client, name, done, before=before)
     return 0
 
 

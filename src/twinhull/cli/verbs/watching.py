@@ -54,7 +54,7 @@ def watch(args: Arguments) -> int:
     with Client() as client:
         if not args.switch("no_up"):
             before = client.app_up(spec, UpOptions(services=tuple(chosen)))
-            apps.follow(client, spec.name, apps.started, since=apps.last_number(before))
+            apps.follow(client, spec.name, apps.started, before=before)
         print(f"watching {', '.join(map(printable, roots))}", file=sys.stderr, flush=True)
         with suppress(KeyboardInterrupt):
             for found in watchfiles.watch(*roots, debounce=_SETTLE, raise_interrupt=True):
@@ -112,7 +112,7 @@ def _apply(client: Client, spec: AppSpec, changes: list[Change]) -> None:
             if actions & {"restart", "sync+restart"}:
                 _tell(service.name, "restart")
                 before = client.app_restart(spec.name, service.name)
-                apps.follow(client, spec.name, apps.started, since=apps.last_number(before))
+                apps.follow(client, spec.name, apps.started, before=before)
         except TwinhullError as error:
             print(f"{paint('failed', 'red', sys.stderr)} {service.name}: {printable(error.message, newlines=True)}", file=sys.stderr)
 
@@ -123,7 +123,7 @@ def _rebuild(client: Client, spec: AppSpec, service: ServiceSpec) -> None:
     _tell(service.name, "rebuild")
     build_service(service)
     before = client.app_up(spec, UpOptions(cause=f"watch: rebuild {service.name}", services=(service.name,)))
-    apps.follow(client, spec.name, apps.ready, since=apps.last_number(before))
+    apps.follow(client, spec.name, apps.ready, before=before)
 
 
 def _sync(client: Client, app: str, changes: list[Change]) -> None:
