@@ -79,7 +79,7 @@ static int take_away(int root, const struct mount_point *mounted, int *tree, str
 	return fault_internal(fault, "unmount %s: %s", mounted->target, strerror(errno));
 }
 
-/* Inner before outer. Copies of the mounts are held until all are gone, so that one that is in use brings all of them back. */
+/* Inner before outer. Copies of the mounts are held until all are gone, so that one that can't go brings all of them back: FAULT_STATE. */
 static int detach_inside(const struct config *config, int root, int *trees, struct fault *fault)
 {
 	struct fault worse;
@@ -89,6 +89,8 @@ static int detach_inside(const struct config *config, int root, int *trees, stru
 			continue;
 		if (put_back(config, root, trees, i + 1, &worse) < 0)
 			*fault = worse;
+		else
+			fault->kind = FAULT_STATE;
 		return -1;
 	}
 	return 0;
@@ -160,7 +162,7 @@ int volumes_detach(struct guest *guest, struct fault *fault)
 	int *trees = new_trees(config);
 	int result = trees ? run_helper(guest, detach_inside, trees, fault) : fault_internal(fault, "out of memory");
 	free_trees(config, trees);
-	guest->detached = result == 0;
+	guest->detached = result == 0 || fault->kind != FAULT_STATE; /* some may be gone: mounting them again is still to be done */
 	return result;
 }
 

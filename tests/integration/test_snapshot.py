@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import mmap
 import secrets
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.vm_lab import launch, output_of, started
 
-from twinhull.errors import ConflictError
+from twinhull.errors import ConflictError, PermanentError
 from twinhull.home import Home
 from twinhull.instance.base import HostMount, InjectedFile, Interface, Launch
-from twinhull.instance.vm import memory, parking, placeholders, snapshots
+from twinhull.instance.vm import memory, migration, parking, placeholders, snapshots
+from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.guest import BOOT_ID, RESUMED
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.instance.vm.parking import Want
+from twinhull.instance.vm.qmp import Monitor
+from twinhull.instance.vm.record import read_made
 from twinhull.instance.vm.snapshots import About, Resume, Snapshots
 from twinhull.spec.instance import Resources
 
@@ -232,3 +237,155 @@ async def test_a_volume_in_use_is_a_reason_and_no_harm(home: Home, erofs: Path, 
                 await asyncio.sleep(0.02)
         assert await output_of(busy, "cat /run/secrets/key; tail -n 1 /data/log") == "keytick"
     assert store.list() == ()
+
+
+# ---- captures that are cut off
+
+_ALIVE = "trap 'echo alive $(cat /run/secrets/key) $(cat /data/who)' HUP; echo ready; while :; do sleep 0.05; done"
+_ABOUT = About(_KEY, "", "busybox", "", ("sh",), 0.0, "")
+
+
+class _KilledError(Exception):
+    """What a process that was killed would have done next."""
+
+
+async def _nothing_more(*_: object, **__: object) -> None:
+    raise _KilledError
+
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def _after(owner: object, name: str) -> Patch:
+    def patch(monkey: pytest.MonkeyPatch) -> None:
+        real: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+        async def once(*words: Any, **named: Any) -> None:
+            await real(*words, **named)
+            raise _KilledError
+
+        monkey.setattr(owner, name, once)
+        monkey.setattr(snapshots, "release", _nothing_more)
+
+    return patch
+
+
+def _saving_slowly(monkey: pytest.MonkeyPatch, then: Callable[[], Awaitable[None]] = _nothing_more) -> None:
+    """The guest is being saved, and would be for hours."""
+    real = Monitor.execute
+
+    async def execute(monitor: Monitor, command: str, /, descriptor: int = -1, **arguments: Any) -> Any:
+        found = await real(monitor, command, descriptor, **arguments)
+        if command == "query-migrate" and found.get("status") == "active":
+            await then()
+        return found
+
+    monkey.setattr(migration, "_UNLIMITED", 4096)
+    monkey.setattr(Monitor, "execute", execute)
+
+
+def _while_saving(monkey: pytest.MonkeyPatch) -> None:
+    _saving_slowly(monkey)
+    monkey.setattr(snapshots, "release", _nothing_more)
+
+
+def _on_the_way_back(monkey: pytest.MonkeyPatch) -> None:
+    monkey.setattr(AgentClient, "set_clock", _nothing_more)
+
+
+CUTS: tuple[Patch, ...] = (
+    _after(AgentClient, "freeze"),
+    _after(AgentClient, "volumes"),
+    _while_saving,
+    _after(migration, "save_whole"),
+    _on_the_way_back,
+)
+
+
+async def _goes_on(instance: VmInstance, key: str, times: int) -> None:
+    """The workload answers a signal, has its secret and its volume, and nothing says any more that it might not."""
+    await instance.signal(signal.SIGHUP)
+    async with asyncio.timeout(60):
+        while (said := await _says(instance, "alive")).count(f"alive {key} data") < times:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.02)
+    assert said == ["ready", *[f"alive {key} data"] * times]
+    made = read_made(instance.launch.paths.run)
+    assert made is not None
+    assert not made.capturing
+
+
+async def _cut(instance: VmInstance, store: Snapshots, patch: Patch) -> VmInstance:
+    """A capture that a killed process began, and the object of the daemon that comes next."""
+    with pytest.MonkeyPatch.context() as monkey:
+        patch(monkey)
+        with pytest.raises(_KilledError):
+            await instance.capture(store, _ABOUT)
+    await instance._let_go()
+    return VmInstance(instance.launch, instance._home)
+
+
+async def test_a_workload_goes_on_after_a_capture_that_was_cut_off(home: Home, erofs: Path, store: Snapshots, tmp_path: Path) -> None:
+    """By a kill at any point, by an error, by a cancellation; where it can't, it ends and says why."""
+    key = secrets.token_hex(8)
+    (tmp_path / "who").write_text("data")
+    async with started(home, _sharing(_launch(home, erofs, 0), tmp_path, key, _ALIVE)) as first:
+        await _says(first, "ready")
+        now, times = first, 0
+        for times, cut in enumerate(CUTS, 1):
+            now = await _cut(now, store, cut)
+            assert await now.adopt()
+            await _goes_on(now, key, times)
+        await _is_cancelled(now, store)
+        await _goes_on(now, key, times + 1)
+        await _has_its_volumes_later(now, store)
+        await _goes_on(now, key, times + 2)
+        await now.capture(store, _ABOUT)
+        await _goes_on(now, key, times + 3)
+        now = await _cut(now, store, _after(AgentClient, "volumes"))
+        with pytest.MonkeyPatch.context() as monkey:
+            monkey.setattr(AgentClient, "volumes", _refused)
+            assert await now.adopt()
+            ended = await asyncio.wait_for(now.wait(), 60)
+        assert (ended.code, ended.reason) == (137, "vmm-lost: it stood still for a snapshot and can't go on: the share is gone")
+        await now.delete()
+    assert [about.key for about in store.list()] == [_KEY]
+    assert list(home.state.glob("snapshots/.*")) == []
+
+
+async def _is_cancelled(instance: VmInstance, store: Snapshots) -> None:
+    saving = asyncio.Event()
+
+    async def tell() -> None:
+        saving.set()
+
+    with pytest.MonkeyPatch.context() as monkey:
+        _saving_slowly(monkey, tell)
+        capture = asyncio.create_task(instance.capture(store, _ABOUT))
+        await asyncio.wait_for(saving.wait(), 60)
+        capture.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await capture
+
+
+async def _refused(*_: object, **__: object) -> None:
+    raise PermanentError("the share is gone")
+
+
+async def _has_its_volumes_later(instance: VmInstance, store: Snapshots) -> None:
+    """It is connected to anew, and tried once more."""
+    real, tried = AgentClient.volumes, [False]
+
+    async def volumes(agent: AgentClient, *, mounted: bool) -> None:
+        if mounted and not tried[0]:
+            tried[0] = True
+            raise PermanentError("the share is gone")
+        await real(agent, mounted=mounted)
+
+    agent = instance._agent
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(AgentClient, "volumes", volumes)
+        with pytest.raises(PermanentError, match="the share is gone"):
+            await instance.capture(store, _ABOUT)
+        async with asyncio.timeout(60):
+            while instance._agent in (None, agent) or instance._require_made().capturing:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.02)

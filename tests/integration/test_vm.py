@@ -20,7 +20,7 @@ from twinhull.errors import CannotRunError, ConflictError, PermanentError, Tempo
 from twinhull.home import Home
 from twinhull.instance import logs
 from twinhull.instance.base import HostMount, InjectedFile, Process
-from twinhull.instance.vm import process
+from twinhull.instance.vm import machine, process
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
@@ -175,6 +175,26 @@ async def test_pause_stops_time_for_the_guest_and_resume_mends_its_clock(home: H
         await instance.resume()
         inside, outside = float(await output_of(instance, "date +%s")), time.time()
         assert abs(inside - outside) < 2.0
+
+
+async def test_a_paused_one_waits_for_its_resumption_under_the_next_daemon(
+    home: Home, erofs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOST_SECONDS", 0.0)
+    wanted = launch(home, erofs, "/bin/sleep", "1000")
+    async with started(home, wanted) as first:
+        await first.pause()
+        await _die(first)
+        second = VmInstance(wanted, home)
+        assert await second.adopt()
+        with pytest.raises(ConflictError, match="paused"):
+            await second.exec(Process(("/bin/true",), ()))
+        await second.resume()
+        assert await output_of(second, "echo hi") == "hi"
+        await second.pause()
+        await second.signal(signal.SIGKILL)
+        assert await _end(second) == (137, "")
+        await second.delete()
 
 
 async def test_a_qemu_that_dies_is_told_as_lost(home: Home, erofs: Path) -> None:

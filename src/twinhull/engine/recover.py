@@ -13,12 +13,14 @@ stopped    nothing          exited
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
 
 from twinhull.engine.instances import Instances
 from twinhull.engine.live import Live
+from twinhull.errors import TwinhullError
 from twinhull.instance.base import Exit
 from twinhull.plan.lifecycle import State, is_up, starts_with_daemon
 from twinhull.spec.instance import NetworkMode
@@ -60,6 +62,9 @@ class Recovery:
             await self.instances.join_network(live, live.record.published)
         live.asked_to_end = live.record.desired == "stopped"
         self.instances.resume_watch(live, live.instance)
+        if live.record.state is State.RUNNING:
+            with contextlib.suppress(TwinhullError):
+                await live.instance.resume()  # after a pause that was cut off before it was written down
         if live.asked_to_end:
             self.instances.tasks.spawn(f"finish stop of {live.record.name}", self.instances.stop(live))
 

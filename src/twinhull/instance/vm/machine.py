@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,7 @@ from twinhull.instance.vm.jail import RECORD, VOLUMES
 from twinhull.instance.vm.log import GuestLog
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.record import EXIT, MADE, Made, read_exit, read_made, write_exit, write_made
-from twinhull.instance.vm.snapshots import About, Resume, Snapshot, Snapshots
+from twinhull.instance.vm.snapshots import About, Resume, Snapshot, Snapshots, Source
 from twinhull.spec.instance import Resources
 from twinhull.sys import trees
 from twinhull.sys.cgroup import Cgroup
@@ -130,6 +130,8 @@ class VmInstance(Instance):
         self._killer: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[Exit] | None = None
         self._paused = False
+        self._woken = asyncio.Event()
+        self._standstill = asyncio.Lock()
 
     async def create(self) -> None:
         """Come to the agent and configure the guest; the workload is ready to be started."""
@@ -168,13 +170,33 @@ class VmInstance(Instance):
 
     async def capture(self, store: Snapshots, about: About) -> None:
         """Make a snapshot of it, warm as it is. Its workload stands still meanwhile, for some tenths of a second."""
+        with ExitStack() as stack:
+            async with self._standing_still() as source:
+                whole = stack.enter_context(contextlib.closing(await snapshots.write(source, self._home)))
+            await store.keep(replace(about, root=str(_root_file(self.launch))), whole)
+
+    @contextlib.asynccontextmanager
+    async def _standing_still(self) -> AsyncIterator[Source]:
+        """For what may stop the guest within: it goes on afterwards, at the latest with the next connection to it (`_connect`)."""
+        async with self._standstill:
+            source = await self._source()
+            self._save(replace(self._require_made(), capturing=True))
+            try:
+                yield source
+            finally:
+                try:
+                    await snapshots.release(source)
+                except BaseException:
+                    await source.agent.close()  # who follows it connects anew
+                    raise
+                self._save(replace(self._require_made(), capturing=False))
+
+    async def _source(self) -> Source:
         made = self._require_made()
         choice = accelerator.Choice(qemu.Accelerator(made.accelerator), "")
         cpu = await asyncio.to_thread(accelerator.cpu, choice, made.cpus)
         wanted = shape.Shape(accelerator.binary(), made.ram, cpu, made.nics, VOLUMES if made.volumes else "")
-        disk = self.launch.paths.state / _DISK
-        whole = await snapshots.write(snapshots.Source(wanted, self._require_monitor(), self._running_agent(), disk), self._home)
-        await store.keep(replace(about, root=str(_root_file(self.launch))), whole)
+        return Source(wanted, self._require_monitor(), self._running_agent(), self.launch.paths.state / _DISK)
 
     async def adopt(self) -> bool:
         """Take over a VM that an earlier daemon made."""
@@ -254,15 +276,27 @@ class VmInstance(Instance):
         )
 
     async def pause(self) -> None:
-        """Stop the virtual processors."""
-        await self._require_monitor().execute("stop")
-        self._paused = True
+        """Stop the virtual processors. One that stands still for a snapshot goes on before."""
+        async with self._standstill:
+            if self._require_made().capturing:
+                raise TemporaryError("the VM has yet to go on after a snapshot")
+            await self._require_monitor().execute("stop")
+            self._paused = True
+            self._woken.clear()
 
     async def resume(self) -> None:
-        """Let them run again, with the right time."""
+        """Let them run again, with the right time. Nothing happens to one that runs."""
+        if not self._paused:
+            return
         await self._require_monitor().execute("cont")
         self._paused = False
-        await self._require_agent().set_clock()
+        try:
+            if self._agent is None:
+                await self._connect_agent(RECONNECT_SECONDS)
+            else:
+                await self._agent.set_clock()
+        finally:
+            self._woken.set()
 
     async def update(self, resources: Resources) -> None:
         """New limits. Memory and processors can't grow beyond what the machine was made with."""
@@ -507,16 +541,25 @@ class VmInstance(Instance):
 
     async def _connect(self, seconds: float = RECONNECT_SECONDS, saved: qemu.Saved | None = None) -> None:
         """Monitor and agent; both wait until QEMU, then the guest, is so far. `saved`: what QEMU waits for."""
-        assert self._log is not None  # opened by create and adopt
         with process.address(self._run, process.QMP_SOCKET) as path:
             self._monitor = await Monitor.connect(path, seconds)
         if saved is not None:
             restore = migration.restore_stopped if self.resumed else migration.restore
             await restore(self._monitor, saved.state)
+        if self._require_made().capturing:
+            await migration.go_on(self._monitor)
         self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
+        if self._paused:
+            return  # nobody answers until it is resumed
+        await self._connect_agent(seconds, listen=not self.resumed or saved is None)  # what was said before is another instance's
+        if (made := self._require_made()).capturing:
+            await snapshots.thaw(self._require_agent(), volumes=made.volumes)
+            self._save(replace(made, capturing=False))
+
+    async def _connect_agent(self, seconds: float, *, listen: bool = True) -> None:
+        log = self._require_log()
         with process.address(self._run, process.AGENT_SOCKET) as path:
-            listener = None if self.resumed and saved is not None else self._log.take  # what was said before is another instance's
-            self._agent = await AgentClient.connect(path, log_offset=self._log.offset, timeout=seconds, on_output=listener)
+            self._agent = await AgentClient.connect(path, log_offset=log.offset, timeout=seconds, on_output=log.take if listen else None)
 
     async def _reach(self, action: Awaitable[_T], what: str) -> _T:
         """`action`, unless QEMU ends before: then an error with what QEMU and the console said."""
@@ -578,12 +621,16 @@ class VmInstance(Instance):
 
     async def _agent_says(self, gone: asyncio.Task[None]) -> GuestExit | Exit | None:
         """The exit as the agent tells it; None if the connection was lost (or QEMU ended), an Exit if it can't be had again."""
-        if self._agent is None or self._agent.lost.is_set():
+        await self._until_awake(gone)
+        if self._agent is None or self._agent.lost.is_set() or self._require_made().capturing:
             try:
                 async with asyncio.timeout(LOST_SECONDS):
                     await self._reconnect(gone)
             except (TwinhullError, TimeoutError, OSError) as error:
-                return None if gone.done() else self._lost(f": {error}")
+                still = "it stood still for a snapshot and can't go on: " if self._require_made().capturing else ""
+                return None if gone.done() else self._lost(f": {still}{error or 'no answer'}")
+        if self._agent is None:  # paused just now
+            return None
         agent = self._require_agent()
         telling = asyncio.create_task(agent.wait_exit(), name=f"exit of {self.launch.id[:12]}")
         try:
@@ -594,6 +641,15 @@ class VmInstance(Instance):
         finally:
             telling.cancel()
 
+    async def _until_awake(self, gone: asyncio.Task[None]) -> None:
+        """While a guest is paused to which there is no connection: its agent can't answer."""
+        if self._paused and self._agent is None:
+            waking = asyncio.create_task(self._woken.wait(), name=f"pause of {self.launch.id[:12]}")
+            try:
+                await asyncio.wait((waking, gone), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waking.cancel()
+
     async def _reconnect(self, gone: asyncio.Task[None]) -> None:
         while not gone.done():
             await self._drop_connections()
@@ -602,7 +658,7 @@ class VmInstance(Instance):
             except TemporaryError:
                 await asyncio.wait((gone,), timeout=0.1)
                 continue
-            if not _was_started(self._require_agent().state):
+            if self._agent is not None and not _was_started(self._agent.state):
                 raise PermanentError("the guest started anew")
             return
         raise PermanentError("QEMU ended")

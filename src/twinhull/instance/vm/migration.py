@@ -14,6 +14,7 @@ from twinhull.errors import PermanentError
 from twinhull.instance.vm.qmp import Monitor
 
 _POLL = 0.003
+_ENDED = (None, "completed", "failed", "cancelled")
 _WHOLE = ({"capability": "x-ignore-shared", "state": False},)
 _UNLIMITED = 1 << 40
 """Bytes a second; QEMU's own limit is for networks."""
@@ -25,6 +26,19 @@ async def save_whole(monitor: Monitor, state: int) -> None:
     """Write a stopped guest to a descriptor with all of its RAM; it may go on afterwards (`cont`)."""
     await monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
     await _save(monitor, state, _WHOLE)
+
+
+async def go_on(monitor: Monitor) -> None:
+    """Let a guest run that was stopped to be saved, however far that came; one that runs goes on running.
+
+    While QEMU still saves, a `cont` would be refused, or the guest be stopped once more at the end.
+    """
+    await monitor.execute("migrate_cancel")
+    while (await monitor.execute("query-migrate")).get("status") not in _ENDED:  # noqa: ASYNC110 - there is no event to wait for
+        await asyncio.sleep(_POLL)
+    while (await monitor.execute("query-status")).get("status") == "finish-migrate":  # noqa: ASYNC110 - the same
+        await asyncio.sleep(_POLL)
+    await monitor.execute("cont")
 
 
 async def save(monitor: Monitor, state: int) -> None:

@@ -16,7 +16,7 @@ MADE, EXIT = "machine.json", "exit.json"
 class Made:
     """`machine.json`: bytes of workload memory and of RAM, processors, interfaces, and whether the workload was started.
 
-    `volumes`: whether it has the device for them.
+    `volumes`: whether it has the device for them. `capturing`: whether it may stand still for a snapshot (snapshots.py).
 
     `slot`, `cgroup`: the range of ids and the control group of a QEMU that was parked before (parking.py); -1 and "": the instance's own.
     """
@@ -30,6 +30,7 @@ class Made:
     slot: int = -1
     cgroup: str = ""
     volumes: bool = False
+    capturing: bool = False
 
 
 def write_made(run: Path, made: Made) -> None:

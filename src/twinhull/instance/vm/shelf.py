@@ -123,10 +123,11 @@ class Shelf:
         return [place.name for place in sorted(self._places(), key=_used, reverse=True)]
 
     def collect(self, inputs: str = "") -> None:
-        """Remove the oldest above KEEP, those made from other `inputs` (if given), and drafts that nobody writes any more."""
+        """Remove the oldest above KEEP, what isn't whole, what was made from other `inputs` (if given), and abandoned drafts."""
         for number, key in enumerate(self.keys()):
-            manifest = _read(self.folder / key)
-            if number >= self._keep or manifest is None or (inputs and manifest.inputs != inputs):
+            place = self.folder / key
+            manifest = _read(place)
+            if number >= self._keep or manifest is None or not _fits(place, manifest) or (inputs and manifest.inputs != inputs):
                 self.remove(key)
         for draft in self.folder.glob(f"{_DRAFT}*"):
             _remove_abandoned(draft)

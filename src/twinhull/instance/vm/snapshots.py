@@ -3,6 +3,7 @@
 A snapshot is made from a running guest whose workload is frozen for that moment. QEMU can only write down a guest that was restored with
 its RAM, so it is written whole, and another QEMU, which never runs it, turns that into a file of RAM that all clones share and the
 devices' state apart, as with templates. No instruction of the workload runs between the freeze and the new identity (agent: RESUME).
+That it stands still is written down before it does (record.py), so that whoever comes after a process that was killed lets it go on.
 
 Laws: a snapshot's key says all that it depends on; who gives it (the engine) makes it of the application too, so that no other one can
 use it. It is on disk in the state's folder, for root only, for an application's memory is in it. One that fails to come to life twice in
@@ -20,18 +21,17 @@ import json
 import logging
 import os
 import secrets
-import signal
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from twinhull.errors import NotFoundError, PermanentError, TwinhullError
+from twinhull.errors import NotFoundError, TwinhullError
 from twinhull.home import Home
 from twinhull.instance.vm import accelerator, assets, memory, migration, placeholders, qemu, scratch, shape, template, trial
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.assets import Assets
+from twinhull.instance.vm.frames import GuestState
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.shape import Shape
 from twinhull.instance.vm.shelf import Loaded, Manifest, Shelf
@@ -43,7 +43,8 @@ KEEP = 32
 OPEN = 4
 """Snapshots that this process keeps in memory."""
 _ABOUT, _DISK = "about.json", "scratch.img"
-_FILL_SECONDS = 60.0
+_FILL_SECONDS = _WRITE_SECONDS = 60.0
+_RELEASE_SECONDS = 20.0
 
 _log = logging.getLogger(__name__)
 
@@ -253,53 +254,47 @@ class Source:
 
 
 async def write(source: Source, home: Home) -> Whole:
-    """Write it down while its workload is frozen; it goes on afterwards, whatever happens."""
+    """Bring its workload to a standstill and write it down; `release` ends the standstill, however this ended.
+
+    Raises TwinhullError (ConflictError if a volume is in use), OSError, TimeoutError.
+    """
     monitor, agent = source.monitor, source.agent
     whole = Whole(source.shape, memory.create("whole"), _draft_disk(home))
     try:
-        await agent.freeze(frozen=True)
-        try:
-            async with _without_volumes(source):
-                await monitor.execute("stop")
-                try:
-                    await migration.save_whole(monitor, whole.stream)
-                    await asyncio.to_thread(copy_disk, source.disk, whole.disk)
-                finally:
-                    await monitor.execute("cont")
-        finally:
-            await agent.set_clock()
-            await agent.freeze(frozen=False)
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await agent.freeze(frozen=True)
+            if source.shape.volumes:
+                await agent.volumes(mounted=False)
+            await monitor.execute("stop")
+            await migration.save_whole(monitor, whole.stream)
+            await asyncio.to_thread(copy_disk, source.disk, whole.disk)
     except BaseException:
         whole.close()
         raise
     return whole
 
 
-@contextlib.asynccontextmanager
-async def _without_volumes(source: Source) -> AsyncIterator[None]:
-    """Raises ConflictError if one is in use; then nothing has changed. A workload that doesn't get its volumes again is killed."""
-    agent, shared = source.agent, bool(source.shape.volumes)
-    try:
-        if shared:
-            await agent.volumes(mounted=False)
-        yield
-    finally:
-        if shared:
-            await _bring_back(agent)
+async def release(source: Source) -> None:
+    """Let it go on, however far `write` came; once more does no harm. Raises TwinhullError, TimeoutError: then it must be tried again."""
+    async with asyncio.timeout(_RELEASE_SECONDS):
+        await migration.go_on(source.monitor)
+        await source.agent.set_clock()
+        await thaw(source.agent, volumes=bool(source.shape.volumes))
 
 
-async def _bring_back(agent: AgentClient) -> None:
-    try:
+async def thaw(agent: AgentClient, *, volumes: bool) -> None:
+    """The part of `release` inside a guest that runs: its volumes, then the workload. One that has ended needs neither."""
+    if agent.state is GuestState.EXITED:
+        return
+    if volumes:
         await agent.volumes(mounted=True)
-    except TwinhullError as error:
-        with contextlib.suppress(TwinhullError):
-            await agent.signal(signal.SIGKILL)
-        raise PermanentError(f"the workload was ended: its volumes are gone: {error.message}") from error
+    await agent.freeze(frozen=False)
 
 
 async def recover(home: Home) -> None:
-    """Remove what a process that was killed left of a snapshot in the making."""
+    """Remove what a process that was killed left of a snapshot in the making, or half-removed."""
     await trial.sweep(home, KIND)
+    await asyncio.to_thread(_Folder(home).collect)
     for disk in (home.state / "snapshots").glob(".disk-*"):
         disk.unlink(missing_ok=True)
 
