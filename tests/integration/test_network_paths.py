@@ -14,7 +14,7 @@ from tests.integration import network_lab as lab
 
 from twinhull import home
 from twinhull.errors import ConflictError, UserError
-from twinhull.network import links, netns
+from twinhull.network import links, netns, rules
 from twinhull.spec.instance import PortMapping
 from twinhull.sys.libnftables import Nft
 from twinhull.sys.netlink import Netlink
@@ -369,6 +369,29 @@ async def test_flushed_ruleset_is_written_again(stage: lab.Stage) -> None:
     assert lab.inside(first, lab.ask_tcp, "10.186.0.3", 80) == "10.186.0.2"
     stage.serve(None, 7000)
     assert lab.inside(first, lab.ask_tcp, "10.186.0.1", 7000) == "refused"
+
+
+async def test_a_ruleset_that_is_flushed_in_the_middle_of_a_sync_is_written_again(
+    stage: lab.Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await stage.instance(lab.port(FRONT, 2, 0)), await stage.instance(lab.port(FRONT, 3, 1))
+    stage.serve(second, 80)
+    table, real, flushed = stage.host._workers.table, Nft.run, []
+
+    def run(nft: Nft, commands: str) -> str:
+        if commands.startswith("delete element") and "10.186.0.99" in commands:
+            flushed.append(real(nft, "flush ruleset"))
+        return real(nft, commands)
+
+    def sync() -> None:
+        table._nft.run(f"add element inet {table._name} {rules.REACHED['tcp']} {{ 10.186.0.99 }}")
+        table.reset(dict(table._owned))
+
+    monkeypatch.setattr(Nft, "run", run)
+    await stage.host._workers.quick(sync)
+    assert flushed
+    assert not await stage.host._workers.quick(table.repair)
+    assert lab.inside(first, lab.ask_tcp, "10.186.0.3", 80) == "10.186.0.2"
 
 
 async def test_other_firewalls_are_left_alone_and_found(stage: lab.Stage) -> None:

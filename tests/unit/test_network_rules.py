@@ -192,3 +192,15 @@ def test_after_a_refusal_the_whole_is_written_from_memory(made: tuple[table.Tabl
     fake.refuse = "\0"
     live.reset({"z": {OWN}})
     assert fake.done[-1] == rules.whole("t", "thx", [OWN])
+
+
+def test_a_ruleset_that_is_flushed_while_those_who_are_gone_are_forgotten_is_written_anew(
+    made: tuple[table.Table, FakeNft], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/integration/test_network_paths.py does it with the kernel's."""
+    live, fake = made
+    monkeypatch.setattr(fake, "query", lambda _command: [{"set": {"name": rules.REACHED["tcp"], "elem": ["10.0.0.9"]}}])
+    fake.refuse = "delete element inet t reached"
+    live.reset({"x": {OWN}})
+    assert len(fake.done) > 1
+    assert set(fake.done) == {rules.whole("t", "thx", [OWN])}

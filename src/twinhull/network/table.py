@@ -97,7 +97,7 @@ class Table:
         here = {part.key.split(" . ")[0] for part in self._count if isinstance(part, Element) and part.set == "hairpin"}
         for protocol, name in rules.REACHED.items():
             if gone := (self.reached(protocol) or frozenset()) - here:
-                self._nft.run("".join(f"delete element inet {self._name} {name} {{ {address} }}\n" for address in sorted(gone)))
+                self._apply("".join(f"delete element inet {self._name} {name} {{ {address} }}\n" for address in sorted(gone)))
 
     def _has(self, what: str) -> bool:
         try:
