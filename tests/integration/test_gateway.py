@@ -360,6 +360,31 @@ async def test_the_activator_gets_what_no_instance_can_take(home: Home) -> None:
         assert await workers(gate) == before
 
 
+async def test_nothing_is_left_of_a_service_that_might_sleep(home: Home) -> None:
+    """HAProxy leaves the sockets of what it doesn't lead to any more; so does a daemon that is killed right after it told HAProxy."""
+
+    def left() -> int:
+        return len(list(home.proxy_root.glob("*.asleep")))
+
+    async with origins("a", "activator") as (a, activator), gateway(home) as gate:
+        one, two = (Backend(f"shop/{name}", (RouteSpec(f"{name}.test", port=PORT),), (), f"{activator.address}:{PORT}") for name in "ab")
+        await gate.apply((one, two))
+        assert left() == 2
+        await gate.apply((two, backend(a)))
+        assert left() == 1
+        await gate.close()
+        (home.proxy_root / "0123456789abcdef.asleep").touch()
+        async with gateway(home) as successor:
+            await successor.apply((two, backend(a)))
+            assert left() == 1
+            assert (await ask("/", host="b.test")).text == "activator"
+            await successor.apply((one, two, backend(a)))
+            assert left() == 2
+            assert (await ask("/", host="a.test")).text == "activator"
+            await successor.apply(())
+            assert left() == 0
+
+
 async def test_a_route_that_asks_for_sign_on_stays_shut(home: Home) -> None:
     async with origins("a") as (a,), gateway(home) as gate:
         await gate.apply((backend(a, auth="sso"),))

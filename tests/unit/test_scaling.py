@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -284,6 +284,29 @@ def test_who_waits_reaches_a_new_instance_before_it_is_known_to_listen(
         balance = Balance(lab.table, anything, anything, {}, {one.id: one}, lab.apps, lab.activator)
         balance.tell_activator(app)
         assert lab.activator.serving["shop/web"] == (("10.1.0.9",) if reached else ())
+
+    lab(body, tmp_path)
+
+
+class _Told:
+    """A gateway or an activator that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    async def apply(self, what: Iterable[Any]) -> None:
+        self.told.append(tuple(what))
+
+
+def test_a_daemon_without_applications_tells_so_once(tmp_path: Path) -> None:
+    """Its predecessor may have been killed before it told that the last one is gone."""
+
+    async def body(lab: Lab) -> None:
+        gateway, activator = _Told(), _Told()
+        balance = Balance(lab.table, cast("Any", None), cast("Any", gateway), {}, {}, {}, cast("Any", activator))
+        await balance.begin()
+        await balance.begin()
+        assert gateway.told == activator.told == [()]
 
     lab(body, tmp_path)
 

@@ -18,6 +18,7 @@ from twinhull.gateway.routes import Pool
 
 REPEATED = "  http-request disable-l7-retry unless { method GET HEAD OPTIONS TRACE PUT DELETE }"
 """RFC 9110, section 9.2.2: of these the same twice is as once, so a lost answer may be asked for again."""
+SUFFIX = ".asleep"
 _ONCE = "pool-max-conn 0 max-reuse 0"
 """A connection for each request, for the next one is to go to an instance itself."""
 
@@ -26,6 +27,11 @@ def hops(pools: Iterable[Pool], patience: float) -> list[list[str]]:
     """Sections of the configuration. patience: seconds that the slowest service may be silent; each pool's own decides."""
     found = {_name(pool): pool for pool in pools if pool.activator and _is_http(pool)}
     return [_hop(name, pool, patience) for name, pool in sorted(found.items())]
+
+
+def sockets(pools: Iterable[Pool]) -> frozenset[str]:
+    """Names of the hops' sockets, in the workers' root folder. HAProxy makes them, and leaves them there when it has closed them."""
+    return frozenset(_socket(pool) for pool in pools if pool.activator and _is_http(pool))
 
 
 def way(pool: Pool) -> str:
@@ -61,7 +67,7 @@ def _name(pool: Pool) -> str:
 
 def _socket(pool: Pool) -> str:
     """In the workers' root folder, where nobody but root gets to. Short, as a socket's address has to be."""
-    return f"{hashlib.sha256(_name(pool).encode()).hexdigest()[:16]}.asleep"
+    return f"{hashlib.sha256(_name(pool).encode()).hexdigest()[:16]}{SUFFIX}"
 
 
 def _is_http(pool: Pool) -> bool:

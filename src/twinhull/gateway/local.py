@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter
 
 from twinhull.errors import ConflictError, PermanentError, TemporaryError, TwinhullError, UserError
-from twinhull.gateway import accesslog, configuration, routes, servers, stats
+from twinhull.gateway import accesslog, asleep, configuration, routes, servers, stats
 from twinhull.gateway.base import Backend, BackendStats, Gateway
 from twinhull.gateway.certificates import Certificate, Store, crt_list
 from twinhull.gateway.haproxy import Seen, Worker
@@ -103,6 +103,7 @@ class HaproxyGateway(Gateway):
         async with self._lock:
             certificates = self._store.select(routing.certificates)
             await self._bring_about(routing, certificates)
+            self._sweep(routing)
             self._routing = routing
             self._former |= routing.pools
             self._write({_APPLIED: _backends.dump_json(backends)})
@@ -260,6 +261,13 @@ class HaproxyGateway(Gateway):
 
     def _write(self, files: Mapping[str, bytes]) -> None:
         write_all(self._folder, files)
+
+    def _sweep(self, routing: Routing) -> None:
+        """Remove the sockets of hops that the proxy has no more, a predecessor's too."""
+        names = asleep.sockets(routing.pools.values())
+        for path in self._home.proxy_root.glob(f"*{asleep.SUFFIX}"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
     # questions
 

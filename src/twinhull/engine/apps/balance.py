@@ -46,8 +46,9 @@ class Balance:
     """(app, service, network id) → virtual address."""
     ports: dict[tuple[str, str], tuple[PortMapping, ...]] = field(default_factory=dict)
     _set: dict[tuple[str, str], ServiceRecord] = field(default_factory=dict)
-    _routed: tuple[Backend, ...] = ()
-    _asleep: tuple[Sleeper, ...] = ()
+    _routed: tuple[Backend, ...] | None = None
+    """None: not known, for a predecessor may have told of applications that are no more."""
+    _asleep: tuple[Sleeper, ...] | None = None
     _leading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _routing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
