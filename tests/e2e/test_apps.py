@@ -267,6 +267,73 @@ def test_services_find_each_other_where_the_file_lets_them(machine: Daemon, runt
     assert machine.cli("network", "ls", "--format", "{{.Name}}").lines == ["default"]
 
 
+SOME = """
+  db:
+    image: busybox
+    command: [sleep, "1000"]
+    environment: {ROUND: "${ROUND:-1}"}
+    stop_signal: KILL
+  api:
+    image: busybox
+    command: [sleep, "1000"]
+    environment: {ROUND: "${ROUND:-1}"}
+    depends_on: [db]
+    deploy: {update_config: {monitor: 500ms}}
+    stop_signal: KILL
+  tool:
+    image: busybox
+    command: [sh, -c, "echo $$ROUND; cat /data/x 2>/dev/null; echo $$ROUND > /data/x"]
+    environment: {ROUND: "${ROUND:-1}"}
+    networks: [back]
+    volumes: [data:/data]
+    profiles: [tools]
+networks: {back: }
+volumes: {data: }
+"""
+
+
+def test_services_that_are_not_named_stay_as_they_are(machine: Daemon, tmp_path: Path) -> None:
+    """`up SERVICE`, with and without what it depends on, `run`, and the way back; what hull they are in doesn't matter."""
+    app = App(machine, tmp_path, name="some", more=SOME)
+
+    def ids() -> dict[str, str]:
+        return {service.name: member.id for service in app.view().services for member in service.members}
+
+    def changed(*words: str, **env: str) -> set[str]:
+        """Services with another last instance than before."""
+        before = ids()
+        app.cli(*words, **env)
+        after = ids()
+        return {name for name in before | after if before.get(name) != after.get(name)}
+
+    def causes() -> list[str]:
+        return [each["cause"] for each in json.loads(app.cli("revisions", "--json").text)]
+
+    try:
+        assert app.cli("compose run", "--rm", "-T", "tool").lines == ["1"]
+        assert (app.view().services, app.view().state, causes()) == ((), "inactive", ["run tool"])
+        app.up()
+        assert set(ids()) == {"web", "db", "api"}
+        planned = app.cli("up", "--dry-run", "--json", "--no-deps", "api", ROUND="2")
+        assert {step["subject"].partition("/")[0] for step in json.loads(planned.text) if step["action"] == "Create"} == {"api"}
+        assert changed("up", "--wait", "--no-deps", "api", TEXT="two", ROUND="2") == {"api"}
+        assert changed("up", "--wait", "api", TEXT="two", ROUND="3") == {"api", "db"}
+        assert changed("compose run", "--rm", "-T", "tool", ROUND="4") == set()
+        assert app.cli("compose run", "--rm", "-T", "tool", ROUND="5").lines == ["5", "4"]
+        assert (app.get(), causes()) == ("one", ["up api", "up api", "up", "run tool"])
+        assert changed("rollback") == {"api", "db"}
+        assert causes() == ["rollback to 3", "up api", "up api", "up", "run tool"]
+        assert changed("rollback", "1") == {"web", "api", "db"}
+        assert ids() == {}
+        assert machine.cli("ps", "-q").text == ""
+        app.up(TEXT="two")
+        assert app.get() == "two"
+    finally:
+        app.cli("down", "-v")
+    assert machine.cli("ps", "-aq").text == ""
+    assert machine.cli("volume", "ls", "-q").text == ""
+
+
 def _volumes_and_secrets_follow_revisions(app: App) -> None:
     """An instance that is replaced hands its slot's anonymous volume on; an external secret changes with `up`, and back with `rollback`."""
 

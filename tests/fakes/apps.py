@@ -11,6 +11,7 @@ from twinhull.engine.apps.base import AppEngine, AppView, BoundView, RevisionVie
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Runtime
+from twinhull.spec.selection import meant, merge
 
 
 class FakeApps(AppEngine):
@@ -25,6 +26,10 @@ class FakeApps(AppEngine):
             raise UserError("an application needs a name")
         for service in options.services:
             self._service(spec, service)
+        if options.services:
+            names = meant(spec, options.services, alone=options.no_deps)
+            present = self.revisions[spec.name][-1][1] if spec.name in self.revisions else AppSpec(spec.name)
+            spec = merge(present, spec, names, prune=options.remove_orphans)
         self.revisions.setdefault(spec.name, []).append((options.cause, replace(spec, secret_values={})))
         return self._view(spec.name)
 
@@ -99,8 +104,8 @@ class FakeApps(AppEngine):
             raise UserError(str(error)) from None
         return self._view(name)
 
-    async def one_off(self, name: str, service: str) -> InstanceSpec:
-        spec = self._find(name)
+    async def one_off(self, spec: AppSpec, service: str) -> InstanceSpec:
+        self._find(spec.name)
         self._service(spec, service)
         return spec.services[service].template
 

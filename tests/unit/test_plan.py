@@ -545,6 +545,15 @@ def test_orphans_go_only_on_request() -> None:
     assert asked.actions[0].reason == "gone is not in the file"
 
 
+def test_what_a_rollback_took_away_goes_once_the_others_are_as_they_should_be() -> None:
+    wanted = replace(desired(app(service())), dropped=frozenset({"new"}))
+    new, orphan = up(name="new"), up(name="gone")
+    assert kinds(one(wanted, new, orphan)) == ["Create web/1"]
+    asked = one(wanted, up(health="none"), new, orphan)
+    assert kinds(asked) == ["Stop new/1"]
+    assert asked.actions[0].reason == "new is not in the revision"
+
+
 def test_services_without_a_wish_are_left_as_they_are() -> None:
     spec = app(service("db"), service())
     partial = Desired(spec, {"web": Wish(spec.services["web"], "r1")})

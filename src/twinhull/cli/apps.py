@@ -176,6 +176,11 @@ def ready(view: AppView) -> bool:
     return view.settled and not any(service.state in (*_FAILED, "updating", "starting") for service in view.services)
 
 
+def serve(view: AppView, services: Collection[str]) -> bool:
+    """Whether these are as they should be, whatever others do."""
+    return all(each.state in ("up", "completed") for each in view.services if each.name in services)
+
+
 def started(view: AppView) -> bool:
     """Every instance runs, ready or not, and no change is under way."""
     return view.started and (view.settled or not any(service.state in ("updating", "scaling-down") for service in view.services))

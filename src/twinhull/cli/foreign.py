@@ -85,7 +85,6 @@ _OPTIONS = {
     "--ssh": "no SSH agent is passed to a build",
     "--build-context": "a build has one context",
     "--squash": "layers stay as they are built",
-    "--no-deps": "what a service depends on is part of it; `compose run` has --no-deps",
     "--no-start": "use --dry-run to see what would be made",
     "--no-recreate": "only what changed is replaced anyway: see --dry-run",
     "--abort-on-container-exit": "run the test as a one-off: twinhull compose run --rm SERVICE, then twinhull down",

@@ -443,9 +443,9 @@ class AsyncClient:
         """Move a service into another hull."""
         return await self._call(calls.app_isolate(name, service, runtime))
 
-    async def app_one_off(self, name: str, service: str) -> InstanceSpec:
-        """What `run SERVICE` starts from."""
-        return await self._call(calls.app_one_off(name, service))
+    async def app_one_off(self, spec: AppSpec, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from, as this file has it; its networks and volumes are there then."""
+        return await self._call(calls.app_one_off(spec, service))
 
 
 def _content(call: Call[Any], data: Body | None) -> tuple[list[str], Body | None]:

@@ -366,6 +366,8 @@ def _up(options: UpOptions) -> dict[str, Any]:
         "service": options.services,
         "recreate": options.recreate,
         "renew_volumes": options.renew_volumes,
+        "no_deps": options.no_deps,
+        "one_off": options.one_off,
     }
 
 
@@ -416,5 +418,5 @@ def app_isolate(name: str, service: str, runtime: str) -> Call[AppView]:
     return Call("POST", app(name, "isolate"), AppView, {"service": service, "runtime": runtime})
 
 
-def app_one_off(name: str, service: str) -> Call[InstanceSpec]:
-    return Call("GET", app(name, "services", quote(service), "one-off"), InstanceSpec)
+def app_one_off(spec: AppSpec, service: str) -> Call[InstanceSpec]:
+    return Call("POST", app(spec.name, "services", quote(service), "one-off"), InstanceSpec, {}, spec)

@@ -424,9 +424,9 @@ class Client:
         """Move a service into another hull."""
         return self._call(calls.app_isolate(name, service, runtime))
 
-    def app_one_off(self, name: str, service: str) -> InstanceSpec:
-        """What `run SERVICE` starts from."""
-        return self._call(calls.app_one_off(name, service))
+    def app_one_off(self, spec: AppSpec, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from, as this file has it; its networks and volumes are there then."""
+        return self._call(calls.app_one_off(spec, service))
 
 
 def _decoded(events: Generator[tuple[str, Any], None, None], decode: Decoder[T]) -> Generator[T, None, None]:

@@ -128,7 +128,7 @@ class Wish:
 class Desired:
     """wishes: by service; a service of the file without a wish (`up web` alone, an inactive profile) is left as it is.
 
-    removed: `down`. Orphans are instances of services that the file doesn't name.
+    removed: `down`. Orphans are instances of services that the file doesn't name. dropped: those of them that a rollback took away.
     """
 
     app: AppSpec
@@ -136,3 +136,4 @@ class Desired:
     removed: bool = False
     remove_volumes: bool = False
     remove_orphans: bool = False
+    dropped: frozenset[str] = frozenset()

@@ -30,7 +30,7 @@ def reconcile(desired: Desired, observed: Observed, memory: Mapping[str, Memory]
     _make_parts(desired, draft)
     memories = dict(memory)
     standings = _tend_all(desired, seen, memories, draft)
-    teardown.orphans(desired, seen, draft)
+    teardown.orphans(desired, seen, draft, settled=all(each.settled for each in standings.values()))
     return Plan(tuple(draft.actions), memories, standings, draft.wake_at)
 
 

@@ -44,14 +44,17 @@ def _remove_parts(desired: Desired, draft: Draft, *, orphaned: bool) -> None:
             draft.ask(RemoveVolume(volume, f"{reason}, with its volumes"))
 
 
-def orphans(desired: Desired, seen: Mapping[str, Sequence[Seen]], draft: Draft) -> None:
-    """Instances of services that the file doesn't name (any more), if that was asked for."""
-    if not desired.remove_orphans:
-        return
+def orphans(desired: Desired, seen: Mapping[str, Sequence[Seen]], draft: Draft, *, settled: bool) -> None:
+    """Instances of services that the file doesn't name (any more), if that was asked for; those that a rollback took away once the
+    others, who may still ask them, are as they should be."""
     for name, instances in seen.items():
-        if name not in desired.app.services:
-            for instance in instances:
+        if name in desired.app.services:
+            continue
+        for instance in instances:
+            if desired.remove_orphans:
                 remove(instance, desired, draft, f"{name} is not in the file")
+            elif name in desired.dropped and settled:
+                remove(instance, desired, draft, f"{name} is not in the revision")
 
 
 def remove(instance: Seen, desired: Desired, draft: Draft, reason: str) -> None:

@@ -39,6 +39,8 @@ class Wanted:
     salts: Mapping[str, str] = field(default_factory=dict)
     """Goes into a service's fingerprint, so that its instances are replaced though nothing changed."""
     remove_orphans: bool = False
+    dropped: tuple[str, ...] = ()
+    """Services that a rollback took away: to be removed."""
     removed: bool = False
     remove_volumes: bool = False
     autoscaled: Mapping[str, int] = field(default_factory=dict)

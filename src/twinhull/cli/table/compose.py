@@ -53,6 +53,7 @@ COMMANDS = (
             _WAIT_TIMEOUT,
             Option("--dry-run", "only show what would be done, and why", kind="switch"),
             Option("--remove-orphans", "remove services that the file no longer has", kind="switch"),
+            Option("--no-deps", "leave alone what the named services depend on", kind="switch"),
             Option("--force-recreate", "replace instances even if nothing changed", kind="switch"),
             Option("--renew-anon-volumes", "replacements don't inherit anonymous volumes", short="-V", kind="switch"),
             Option("--scale", "SERVICE=COUNT; repeats", metavar="SERVICE=COUNT", repeat=True),
@@ -65,7 +66,11 @@ COMMANDS = (
         "twinhull up",
         "twinhull up -d --build --wait",
         "twinhull up --dry-run",
-    )._replace(aliases=("compose up",)),
+        "twinhull up -d --no-deps web",
+    )._replace(
+        aliases=("compose up",),
+        notes="Where services are named, only they and what they depend on become as the file says; all others stay as they are.",
+    ),
     _row(
         "down",
         "stop and remove an application",
@@ -108,7 +113,10 @@ COMMANDS = (
         (Argument("revision", "as `twinhull revisions` numbers them; the one before if none is given", least=0),),
         "twinhull rollback",
         "twinhull rollback 3",
-    )._replace(aliases=("compose rollback",)),
+    )._replace(
+        aliases=("compose rollback",),
+        notes="Services that the revision doesn't have are removed, once the others are as it says; named volumes stay.",
+    ),
     _row(
         "rollout",
         "watch, pause, resume or abort a change that is under way",
@@ -218,6 +226,7 @@ COMMANDS = (
         (("twinhull compose run --rm web python manage.py migrate", ""), ("twinhull compose -p shop run --rm -p 8080:80 web", "")),
         own_exit_codes=True,
         options_first=True,
+        notes="As the file says now; instances of the service that run stay as they are. What it depends on is brought up first.",
     ),
     _row(
         "compose restart",

@@ -16,23 +16,31 @@ from twinhull.cli.progress import working
 from twinhull.client.sync import Client
 from twinhull.engine.apps.base import UpOptions
 from twinhull.errors import NotFoundError
+from twinhull.spec.selection import meant
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from twinhull.cli.parse import Arguments
     from twinhull.engine.apps.base import AppView
     from twinhull.spec.app import AppSpec
+
+_LONGEST_CAUSE = 200
+"""Characters that the daemon takes."""
 
 
 def up(args: Arguments) -> int:
     """Make it so; in the foreground until ctrl-c, which stops it again."""
     services = args.all("service")
-    spec = _scaled(args, apps.spec(args, services))
+    found = apps.spec(args, services)
+    names = meant(found, services, alone=args.switch("no_deps"))
+    spec = _scaled(args, found, names)
     options = _options(args, spec)
     with Client() as client:
         if args.switch("dry_run"):
             return _dry_run(args, client, spec, options)
-        _make_folders(spec)
-        _images(args, spec, services)
+        make_folders(spec, names)
+        prepare_images(args, spec, names)
         before = apps.present(client, spec.name)
         with working(f"bringing {spec.name} up"):
             client.app_up(spec, options)
@@ -50,14 +58,17 @@ def _options(args: Arguments, spec: AppSpec) -> UpOptions:
     services = tuple(args.all("service"))
     recreate = (services or tuple(spec.services)) if args.switch("force_recreate") else ()
     orphans, renew = args.switch("remove_orphans"), args.switch("renew_anon_volumes")
-    return UpOptions(services=services, recreate=recreate, remove_orphans=orphans, renew_volumes=renew)
+    cause = " ".join(("up", *services))[:_LONGEST_CAUSE]
+    return UpOptions(cause, orphans, services, recreate, renew_volumes=renew, no_deps=args.switch("no_deps"))
 
 
-def _scaled(args: Arguments, spec: AppSpec) -> AppSpec:
+def _scaled(args: Arguments, spec: AppSpec, names: Collection[str]) -> AppSpec:
     services = dict(spec.services)
     for name, count in _counts(args, args.many("scale")).items():
-        if name not in services:
-            raise NotFoundError(f"--scale {name}: there is no such service")
+        if name not in names:
+            raise NotFoundError(
+                f"--scale {name}: " + ("it isn't among those to bring up" if name in services else "there is no such service")
+            )
         services[name] = replace(services[name], replicas=count)
     return replace(spec, services=services)
 
@@ -84,18 +95,19 @@ def _dry_run(args: Arguments, client: Client, spec: AppSpec, options: UpOptions)
     return 0
 
 
-def _make_folders(spec: AppSpec) -> None:
-    """Bind mounts that the file says shall be made."""
+def make_folders(spec: AppSpec, names: Collection[str]) -> None:
+    """Bind mounts of these services that the file says shall be made."""
+    sources = {mount.source for name in names for mount in spec.services[name].template.mounts}
     for path in spec.host_paths:
-        if not os.path.lexists(path):
+        if path in sources and not os.path.lexists(path):
             os.makedirs(path)
 
 
-def _images(args: Arguments, spec: AppSpec, services: list[str]) -> None:
+def prepare_images(args: Arguments, spec: AppSpec, names: Collection[str]) -> None:
+    """Build or fetch those of these services, as the options say."""
     from twinhull.cli.verbs import services as verbs
 
-    wanted = [service for service in spec.services.values() if not services or service.name in services]
-    for service in wanted:
+    for service in [service for service in spec.services.values() if service.name in names]:
         image = service.template.image
         here = remote.image_exists(image)
         build = service.build is not None and not args.switch("no_build")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from twinhull.cli.parse import Arguments
     from twinhull.engine.apps.base import AppView
-    from twinhull.spec.app import ServiceSpec
+    from twinhull.spec.app import AppSpec, ServiceSpec
 
 _COLOURS = ("36", "33", "32", "35", "34", "96", "93", "92", "95", "94")
 _STDERR = 2
@@ -188,10 +188,11 @@ def run(args: Arguments) -> int:
 
     service = args.place("service")
     given = body.additions(args, body.here())
+    file = apps.spec(args, [service])
+    name, ports = file.name, file.services[service].ports if args.switch("service_ports") else ()
     with Client() as client:
-        name = _brought_up(args, client, service)
-        spec = client.app_one_off(name, service)
-        ports = client.app_spec(name).services[service].ports if args.switch("service_ports") else ()
+        _bring_up(args, client, file, service)
+        spec = client.app_one_off(file, service)
     changes: dict[str, Any] = {"auto_remove": args.switch("rm"), "name": args.text("name") or f"{name}-{service}-run-{os.urandom(3).hex()}"}
     if args.all("command"):
         changes["command"] = tuple(args.all("command"))
@@ -216,28 +217,20 @@ def run(args: Arguments) -> int:
     return run_spec(args, made, detach=args.switch("detach"))
 
 
-def _brought_up(args: Arguments, client: Client, service: str) -> str:
-    """The application's name; what the service depends on runs, unless --no-deps."""
+def _bring_up(args: Arguments, client: Client, spec: AppSpec, service: str) -> None:
+    """What the service depends on, unless --no-deps; and the application, if there is none yet."""
+    from twinhull.cli.verbs import apps as verbs
     from twinhull.engine.apps.base import UpOptions
+    from twinhull.spec.selection import meant
 
-    spec = apps.spec(args, [service])
-    described = spec.services[service]
-    quiet = args.switch("quiet_pull")
-    if described.build is not None and (args.switch("build") or not remote.image_exists(described.template.image)):
-        build_service(described, quiet=quiet)
-    elif described.build is None and not remote.image_exists(described.template.image):
-        pull_image(described.template.image, quiet=quiet)
-    needed = tuple(each.service for each in described.depends_on) if not args.switch("no_deps") else ()
-    present = apps.present(client, spec.name)
-    if not needed and present is not None and any(each.name == service for each in present.services):
-        return spec.name
-    if not needed:
-        # its networks and volumes, but no service of it
-        alone = replace(described, depends_on=(), replicas=0, scale=None)
-        spec, needed = replace(spec, services={**spec.services, service: alone}), (service,)
-    before = client.app_up(spec, UpOptions(cause=f"run {service}", services=needed))
-    apps.follow(client, spec.name, apps.ready, before=before)
-    return spec.name
+    alone = args.switch("no_deps")
+    names = meant(spec, [service], alone=alone)
+    verbs.make_folders(spec, names)
+    verbs.prepare_images(args, spec, names)
+    before = apps.present(client, spec.name)
+    client.app_up(spec, UpOptions(f"run {service}", services=(service,), no_deps=alone, one_off=True))
+    if needed := names - {service}:
+        apps.follow(client, spec.name, lambda view: apps.serve(view, needed), before=before)
 
 
 # their life

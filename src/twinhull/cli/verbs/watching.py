@@ -53,7 +53,7 @@ def watch(args: Arguments) -> int:
             raise UserError(f"develop.watch: {root} doesn't exist")
     with Client() as client:
         if not args.switch("no_up"):
-            before = client.app_up(spec, UpOptions(services=tuple(chosen)))
+            before = client.app_up(spec, UpOptions(" ".join(("up", *chosen))[:200], services=tuple(chosen)))
             apps.follow(client, spec.name, apps.started, before=before)
         print(f"watching {', '.join(map(printable, roots))}", file=sys.stderr, flush=True)
         with suppress(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def _rebuild(client: Client, spec: AppSpec, service: ServiceSpec) -> None:
 
     _tell(service.name, "rebuild")
     build_service(service)
-    before = client.app_up(spec, UpOptions(cause=f"watch: rebuild {service.name}", services=(service.name,)))
+    before = client.app_up(spec, UpOptions(f"watch: rebuild {service.name}", services=(service.name,)))
     apps.follow(client, spec.name, apps.ready, before=before)
 
 

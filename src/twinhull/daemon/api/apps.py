@@ -27,10 +27,15 @@ async def _options(
     recreate: Services,
     service: Services,
     cause: Annotated[str, Query(max_length=200)] = "up",
+    *,
     remove_orphans: Flag = False,
     renew_volumes: Flag = False,
+    no_deps: Flag = False,
+    one_off: Flag = False,
 ) -> UpOptions:
-    return UpOptions(cause, remove_orphans, tuple(service), tuple(recreate), secrets.token_hex(4), renew_volumes)
+    return UpOptions(
+        cause, remove_orphans, tuple(service), tuple(recreate), secrets.token_hex(4), renew_volumes, no_deps=no_deps, one_off=one_off
+    )
 
 
 @router.get("", response_model=None)
@@ -137,10 +142,11 @@ async def scale_explain(engine: EngineDep, name: str, service: str) -> Json[Scal
     return Json(await engine.apps.scale_explain(name, service))
 
 
-@router.get("/{name}/services/{service}/one-off", response_model=None)
-async def one_off(engine: EngineDep, name: str, service: str) -> Json[InstanceSpec]:
-    """What `run SERVICE` starts from."""
-    return Json(await engine.apps.one_off(name, service))
+@router.post("/{name}/services/{service}/one-off", response_model=None)
+async def one_off(engine: EngineDep, name: str, service: str, spec: Annotated[AppSpec, Strict()]) -> Json[InstanceSpec]:
+    """What `run SERVICE` starts from, as this file has it; its networks and volumes are made, where they are missing."""
+    _check_name(name, spec)
+    return Json(await engine.apps.one_off(spec, service))
 
 
 def _check_name(name: str, spec: AppSpec) -> None:

@@ -10,6 +10,7 @@ from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.hands import Hands
 from twinhull.engine.apps.local import LocalApps
 from twinhull.engine.apps.meters import Meters
+from twinhull.engine.apps.resolve import Resolver
 from twinhull.engine.apps.scaling import Scaler
 from twinhull.engine.apps.sizing import Sizing
 from twinhull.engine.apps.state import App
@@ -43,8 +44,7 @@ def assemble(instances: Instances, networks: Networks, gateway: Gateway, secrets
         instances,
         balance,
         hands,
-        lambda: {record.name for record in networks.records.values()},
-        secrets,
+        Resolver(instances, balance, lambda: {record.name for record in networks.records.values()}, secrets),
         apps,
         scaler,
         "" if port in ("", "80") else f":{port}",

@@ -111,9 +111,11 @@ class RevisionView:
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """cause: for `history`. services: those meant (with their dependencies); empty: all. recreate: services whose instances are
-    replaced even if nothing changed; salt: what makes this time differ from the last. renew_volumes: instances that are replaced don't
-    inherit anonymous volumes."""
+    """cause: for `history`. services: those meant, with their dependencies unless no_deps; empty: all. Others stay as they are.
+
+    recreate: services whose instances are replaced even if nothing changed; salt: what makes this time differ from the last.
+    renew_volumes: instances that are replaced don't inherit anonymous volumes. one_off: for `run`: only the dependencies come up.
+    """
 
     cause: str = "up"
     remove_orphans: bool = False
@@ -121,6 +123,8 @@ class UpOptions:
     recreate: tuple[str, ...] = ()
     salt: str = ""
     renew_volumes: bool = False
+    no_deps: bool = False
+    one_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class AppEngine(abc.ABC):
 
     @abc.abstractmethod
     async def up(self, spec: AppSpec, options: UpOptions) -> AppView:
-        """Write down what is wanted as a new revision, if it differs, and begin to make it so."""
+        """Write down what is wanted as a new revision, if it differs, and begin to make it so. spec: the whole file."""
 
     @abc.abstractmethod
     async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
@@ -243,7 +247,10 @@ class AppEngine(abc.ABC):
     async def history(self, name: str) -> tuple[RevisionView, ...]: ...
     @abc.abstractmethod
     async def rollback(self, name: str, revision: int = 0) -> AppView:
-        """Make an earlier revision (0: the one before) the wanted one, images included, as a new revision."""
+        """Make an earlier revision (0: the last one before that has services) the wanted one, images included, as a new revision.
+
+        Services that it doesn't have are removed once the others are as it says; named volumes stay.
+        """
 
     @abc.abstractmethod
     async def rollout(self, name: str, verb: str, services: tuple[str, ...] = ()) -> AppView:
@@ -254,5 +261,8 @@ class AppEngine(abc.ABC):
         """Move a service into another hull, as an update."""
 
     @abc.abstractmethod
-    async def one_off(self, name: str, service: str) -> InstanceSpec:
-        """What `run SERVICE` starts from: the service's template with labels and image, no ports, no restart."""
+    async def one_off(self, spec: AppSpec, service: str) -> InstanceSpec:
+        """What `run SERVICE` starts from: the service as this file has it, with labels and image, no ports, no restart.
+
+        The networks and volumes that it needs are there then; the application must have been brought up, if only for this.
+        """

@@ -39,7 +39,18 @@ from twinhull.plan.actions import (
     Tell,
 )
 from twinhull.plan.observed import HookState
-from twinhull.spec.app import APP_LABEL, FINGERPRINT_LABEL, ONE_OFF_LABEL, SERVICE_LABEL, SLOT_LABEL, Hook, ServiceSpec
+from twinhull.spec.app import (
+    APP_LABEL,
+    FINGERPRINT_LABEL,
+    ONE_OFF_LABEL,
+    SERVICE_LABEL,
+    SLOT_LABEL,
+    AppNetwork,
+    AppSpec,
+    AppVolume,
+    Hook,
+    ServiceSpec,
+)
 from twinhull.spec.instance import InstanceSpec, MountType
 from twinhull.spec.process import merge_environment
 from twinhull.store.apps import AppTable, Member
@@ -91,21 +102,35 @@ class Hands:
         volumes = self.instances.launcher.volumes
         match action:
             case CreateNetwork(network):
-                wanted = app.spec.networks[network]
-                labels = {**wanted.labels, APP_LABEL: app.name}
-                await self.create_network(NetworkSpec(network, wanted.subnet, wanted.internal, labels=labels))
+                await self._make_network(app, app.spec.networks[network])
             case RemoveNetwork(network):
                 await self.balance.forget_network(app, network)
                 with contextlib.suppress(NotFoundError), _kept(app, action):
                     await self.remove_network(network)
             case CreateVolume(volume):
-                described = app.spec.volumes[volume]
-                labels = {**described.labels, APP_LABEL: app.name}
-                await volumes.ensure(VolumeSpec(volume, described.driver, labels, dict(described.options)))
+                await self._make_volume(app, app.spec.volumes[volume])
             case RemoveVolume(volume):
                 with contextlib.suppress(NotFoundError), _kept(app, action):
                     self._refuse_used(volume)
                     await volumes.remove(volume)
+
+    async def make_parts(self, app: App, spec: AppSpec, service: ServiceSpec) -> None:
+        """The networks and volumes of an instance that no plan makes, as far as they are missing. spec: the application that has them."""
+        there = {record.name for record in self.balance.networks.values()}
+        for name in {attachment.network for attachment in service.template.networks} - there:
+            if name in spec.networks and not spec.networks[name].external:
+                await self._make_network(app, spec.networks[name])
+        for name in {mount.source for mount in service.template.mounts if mount.type is MountType.VOLUME}:
+            if name in spec.volumes and not spec.volumes[name].external:
+                await self._make_volume(app, spec.volumes[name])
+
+    async def _make_network(self, app: App, network: AppNetwork) -> None:
+        labels = {**network.labels, APP_LABEL: app.name}
+        await self.create_network(NetworkSpec(network.name, network.subnet, network.internal, labels=labels))
+
+    async def _make_volume(self, app: App, volume: AppVolume) -> None:
+        labels = {**volume.labels, APP_LABEL: app.name}
+        await self.instances.launcher.volumes.ensure(VolumeSpec(volume.name, volume.driver, labels, dict(volume.options)))
 
     def _refuse_used(self, volume: str) -> None:
         found = (live.record for live in self.instances.lives.values())

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from twinhull.engine.apps import anonymous, views
-from twinhull.engine.apps.balance import Balance, resolved
+from twinhull.engine.apps import views
+from twinhull.engine.apps.balance import Balance
 from twinhull.engine.apps.base import AppEngine, AppView, RevisionView, ScaleView, Step, UpOptions
 from twinhull.engine.apps.hands import Hands, instance_spec
 from twinhull.engine.apps.loop import Loop
 from twinhull.engine.apps.observe import observe
+from twinhull.engine.apps.resolve import Resolver, asked, salts
 from twinhull.engine.apps.scaling import Scaler
 from twinhull.engine.apps.state import App, awake, bounded, desired, salted, service_of
 from twinhull.engine.base import Event
 from twinhull.engine.instances import Instances
 from twinhull.engine.names import check as check_name
-from twinhull.engine.secrets import SecretStore
 from twinhull.errors import ConflictError, NotFoundError, UserError
-from twinhull.image.base import ImageView
 from twinhull.plan import memory as memories
 from twinhull.plan import rollout, scale
 from twinhull.plan.preview import preview
@@ -31,13 +30,9 @@ from twinhull.spec.app import (
     SERVICE_LABEL,
     SLOT_LABEL,
     AppSpec,
-    ServiceSpec,
 )
-from twinhull.spec.instance import FileSpec, InstanceSpec, RestartPolicy, Runtime
-from twinhull.spec.process import ImageConfig
+from twinhull.spec.instance import InstanceSpec, RestartPolicy, Runtime
 from twinhull.store.apps import AppRow, AppTable, Member, Pin, Revision, Wanted
-
-_SECRET = "secret:"
 
 
 @dataclass(eq=False)
@@ -48,8 +43,7 @@ class LocalApps(AppEngine):
     instances: Instances
     balance: Balance
     hands: Hands
-    networks: Callable[[], Collection[str]]
-    secrets: SecretStore
+    resolver: Resolver
     apps: dict[str, App]
     scaler: Scaler
     gateway_port: str = ""
@@ -114,7 +108,7 @@ class LocalApps(AppEngine):
         await self.balance.remove(app)
         self.table.remove(app.name)
         self.apps.pop(app.name, None)
-        await asyncio.to_thread(self.secrets.forget, app.name)
+        await asyncio.to_thread(self.resolver.secrets.forget, app.name)
         self.instances.events.emit("app", "remove", "", app.name)
         app.gone.set()
         app.announce()
@@ -123,24 +117,26 @@ class LocalApps(AppEngine):
 
     async def up(self, spec: AppSpec, options: UpOptions) -> AppView:
         check_name(spec.name)
+        active = asked(spec, options)
         async with self._changing:
             app = self.apps.get(spec.name)
             if app is not None and app.wanted.removed:
                 raise ConflictError(f"application {spec.name} is being removed", "try again in a moment")
-            revision = await self._resolve(app, spec, options, store=True)
-            app = self._write(app, revision, options)
+            revision = await self.resolver.revision(app, spec, options, store=True)
+            app = self._write(app, revision, options, active)
         return self._view(app)
 
-    def _write(self, app: App | None, revision: Revision, options: UpOptions) -> App:
-        wanted = self._wanted(app, revision, options)
+    def _write(self, app: App | None, revision: Revision, options: UpOptions, active: Collection[str]) -> App:
+        wanted = _wanted(app, revision, options, active)
         if app is None:
             app = App(self.table, AppRow(revision.app, revision.at, revision.number, Wanted()), [])
             self.apps[app.name] = app
         app.failed.clear()
-        app.grace.clear()
+        app.hurry(active, None)
         app.save(wanted=wanted, revision=_news(app, revision))
+        app.standings = {name: standing for name, standing in app.standings.items() if name not in active}
         self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
-        self.scaler.used(app, wanted.active)
+        self.scaler.used(app, active)
         self._go(app)
         return app
 
@@ -149,81 +145,16 @@ class LocalApps(AppEngine):
             self.loop.start(app)
         app.wake()
 
-    def _wanted(self, app: App | None, revision: Revision, options: UpOptions) -> Wanted:
-        """What is wanted once `up` was asked for."""
-        wanted = app.wanted if app else Wanted()
-        active = _active(revision.spec, options)
-        kept = (set(wanted.active) | active) & set(revision.spec.services)
-        return replace(
-            wanted,
-            active=tuple(name for name in revision.spec.services if name in kept),
-            scale={name: count for name, count in wanted.scale.items() if name not in active},
-            stopped=tuple(name for name in wanted.stopped if name not in active),
-            asked_at={**wanted.asked_at, **dict.fromkeys(active, revision.at)},
-            salts=self._salts(app, options),
-            remove_orphans=options.remove_orphans,
-            autoscaled=awake(wanted, revision.spec, active),
-            sizes={name: size for name, size in wanted.sizes.items() if name not in active or _sized_alike(app, revision.spec, name)},
-        )
-
-    def _salts(self, app: App | None, options: UpOptions) -> dict[str, str]:
-        old = dict(app.wanted.salts) if app else {}
-        return old | dict.fromkeys(options.recreate, options.salt) if options.recreate else old
-
-    async def _resolve(self, app: App | None, spec: AppSpec, options: UpOptions, *, store: bool) -> Revision:
-        """Everything that can be wrong with it is said here, before anything is changed."""
-        self._check_external(spec)
-        salts = self._salts(app, options)
-        number = max((each.number for each in app.revisions), default=0) + 1 if app else 1
-        services, pins = {}, {}
-        for name, service in spec.services.items():
-            self.instances.launcher.refuse_unsupported(service.template)
-            image = await self._image(service)
-            found = resolved(service, _tcp_ports(image.config))
-            found = replace(found, template=self._placed(spec, found.template, store=store), generation=_generation(app, name))
-            volumes, salt = ImageConfig.parse(image.config).volumes, salts.get(name, "")
-            services[name], pins[name] = _pinned(spec.name, found, image.id, volumes, salt)
-            if options.renew_volumes and app is not None and pins[name] != app.revision.pins.get(name):
-                services[name], pins[name] = _pinned(spec.name, replace(found, generation=number), image.id, volumes, salt)
-        complete = replace(spec, services=services, secret_values={}, notes=())
-        self.balance.check(complete)
-        return Revision(spec.name, number, time.time(), options.cause, complete, pins)
-
-    async def _image(self, service: ServiceSpec) -> ImageView:
-        try:
-            return await self.instances.launcher.images.resolve(service.template.image)
-        except NotFoundError as error:
-            how = "twinhull up --build" if service.build else f"twinhull pull {service.template.image}"
-            raise NotFoundError(f"service {service.name}: {error.message}", how) from None
-
-    def _check_external(self, spec: AppSpec) -> None:
-        for network in spec.networks.values():
-            if network.external and network.name not in self.networks():
-                raise NotFoundError(f"external network {network.name} doesn't exist", f"twinhull network create {network.name}")
-        for volume in spec.volumes.values():
-            if volume.external and not self.instances.launcher.volumes.exists(volume.name):
-                raise NotFoundError(f"external volume {volume.name} doesn't exist", f"twinhull volume create {volume.name}")
-
-    def _placed(self, spec: AppSpec, template: InstanceSpec, *, store: bool) -> InstanceSpec:
-        """Secrets given by value, and external ones as they are now, become files that only the daemon can read."""
-        return replace(template, files=tuple(self._secret(spec, file, store=store) for file in template.files))
-
-    def _secret(self, spec: AppSpec, file: FileSpec, *, store: bool) -> FileSpec:
-        if not file.source.startswith(_SECRET):
-            return file
-        name = file.source.removeprefix(_SECRET)
-        path = self.secrets.place(spec.name, name, spec.secret_values.get(name), store=store)
-        return replace(file, source=str(path), secret=True)
-
     async def dry_run(self, spec: AppSpec, options: UpOptions) -> tuple[Step, ...]:
         check_name(spec.name)
+        active = asked(spec, options)
         present = self.apps.get(spec.name)
-        revision = await self._resolve(present, spec, options, store=False)
+        revision = await self.resolver.revision(present, spec, options, store=False)
         row = present.row if present else AppRow(spec.name, 0.0, 0, Wanted())
         shadow = App(_Nowhere(), row, list(present.revisions) if present else [])  # type: ignore[arg-type]
         if present:
             shadow.memory, shadow.members = dict(present.memory), dict(present.members)
-        shadow.save(wanted=self._wanted(present, revision, options), revision=_news(shadow, revision))
+        shadow.save(wanted=_wanted(present, revision, options, active), revision=_news(shadow, revision))
         seen = observe(shadow, self.instances.lives, revision.at, await self.parts(shadow), ({}, {}))
         return tuple(Step(type(each).__name__, each.key, each.reason) for each in preview(desired(shadow), seen, shadow.memory))
 
@@ -232,7 +163,7 @@ class LocalApps(AppEngine):
         app.hurry({member.service for member in app.members.values()}, timeout)
         app.failed.clear()
         app.kept.clear()
-        app.change(removed=True, remove_volumes=volumes or app.wanted.remove_volumes)
+        app.change(removed=True, remove_orphans=True, remove_volumes=volumes or app.wanted.remove_volumes)
         self.instances.events.emit("app", "down", "", name)
         self._go(app)
         await app.gone.wait()
@@ -289,7 +220,7 @@ class LocalApps(AppEngine):
 
     async def rollback(self, name: str, revision: int = 0) -> AppView:
         app = self._find(name)
-        earlier = [each.number for each in app.revisions if each.number < app.row.revision]
+        earlier = [each.number for each in app.revisions if each.number < app.row.revision and each.pins]
         if not revision and not earlier:
             raise ConflictError(f"application {name} has no earlier revision")
         target = app.find_revision(revision or earlier[-1])
@@ -335,10 +266,11 @@ class LocalApps(AppEngine):
         """A further revision made of known parts."""
         now = time.time()
         number = max(each.number for each in app.revisions) + 1
-        active = tuple(name for name in spec.services if name in app.wanted.active)
+        active = tuple(name for name in spec.services if name in app.wanted.active or name not in app.spec.services)
         changed = [name for name in active if app.revision.pins.get(name) != pins.get(name)]
         asked_at = {**app.wanted.asked_at, **dict.fromkeys(changed, now)}
-        wanted = replace(app.wanted, active=active, asked_at=asked_at, autoscaled=awake(app.wanted, spec, changed))
+        gone = tuple(name for name in dict.fromkeys((*app.wanted.dropped, *app.spec.services)) if name not in spec.services)
+        wanted = replace(app.wanted, active=active, asked_at=asked_at, dropped=gone, autoscaled=awake(app.wanted, spec, changed))
         self.scaler.used(app, changed)
         app.failed.clear()
         app.save(wanted=wanted, revision=Revision(app.name, number, now, cause, spec, dict(pins)))
@@ -367,11 +299,11 @@ class LocalApps(AppEngine):
     async def history(self, name: str) -> tuple[RevisionView, ...]:
         return views.revisions(self._find(name))
 
-    async def one_off(self, name: str, service: str) -> InstanceSpec:
-        app = self._find(name)
-        spec = app.service(service)
-        pin = app.revision.pins[service]
-        return replace(instance_spec(name, spec), image=pin.image_id, restart=RestartPolicy(), health=None)
+    async def one_off(self, spec: AppSpec, service: str) -> InstanceSpec:
+        app = self._find(spec.name)
+        found, pin = await self.resolver.service(app.revision, spec, service_of(spec, service))
+        await self.hands.make_parts(app, spec, found)
+        return replace(instance_spec(app.name, found), image=pin.image_id, restart=RestartPolicy(), health=None)
 
     def member(self, service: str, name: str, slot: int = 0) -> str:
         """The id of an instance of a service: the one with this slot, else the first that runs."""
@@ -392,9 +324,13 @@ class LocalApps(AppEngine):
         records = self.balance.networks.values()
         own = {record.name for record in records if record.labels.get(APP_LABEL) == app.name}  # also those that the file no longer names
         if app.wanted.remove_volumes:
-            there |= {view.name for view in await volumes.list() if _is_slots(app, view.labels) and f"volume:{view.name}" not in app.kept}
+            there |= {
+                view.name
+                for view in await volumes.list()
+                if view.labels.get(APP_LABEL) == app.name and f"volume:{view.name}" not in app.kept
+            }
         kept = {key.removeprefix("network:") for key in app.kept}
-        return (own | (set(self.networks()) & set(app.spec.networks))) - kept, there
+        return (own | (set(self.resolver.networks()) & set(app.spec.networks))) - kept, there
 
     def _find(self, name: str) -> App:
         try:
@@ -420,17 +356,21 @@ class _Nowhere:
     save_member = save
 
 
-def _active(spec: AppSpec, options: UpOptions) -> set[str]:
-    """The services that are meant, with all that they depend on. Raises NotFoundError."""
-    found: set[str] = set()
-    rest = list(options.services or spec.services)
-    while rest:
-        name = rest.pop()
-        service = service_of(spec, name)
-        if name not in found:
-            found.add(name)
-            rest += [each.service for each in service.depends_on if each.service in spec.services]
-    return found
+def _wanted(app: App | None, revision: Revision, options: UpOptions, active: Collection[str]) -> Wanted:
+    """What is wanted once `up` was asked for; other services than the active ones are left as they are."""
+    wanted = app.wanted if app else Wanted()
+    return replace(
+        wanted,
+        active=tuple(name for name in revision.spec.services if name in active or name in wanted.active),
+        scale={name: count for name, count in wanted.scale.items() if name not in active},
+        stopped=tuple(name for name in wanted.stopped if name not in active),
+        asked_at={**wanted.asked_at, **dict.fromkeys(active, revision.at)},
+        salts=salts(app, options),
+        remove_orphans=options.remove_orphans,
+        dropped=(),
+        autoscaled=awake(wanted, revision.spec, active),
+        sizes={name: size for name, size in wanted.sizes.items() if name not in active or _sized_alike(app, revision.spec, name)},
+    )
 
 
 def _news(app: App, revision: Revision) -> Revision | None:
@@ -464,27 +404,3 @@ def _by_labels(instance_id: str, labels: Mapping[str, str]) -> Member | None:
     if APP_LABEL not in labels or ONE_OFF_LABEL in labels or not labels.get(SLOT_LABEL, "").isdigit():
         return None
     return Member(instance_id, labels[APP_LABEL], labels[SERVICE_LABEL], int(labels[SLOT_LABEL]), labels.get(FINGERPRINT_LABEL, ""))
-
-
-def _tcp_ports(config: Mapping[str, object]) -> tuple[int, ...]:
-    """From the image's EXPOSE."""
-    exposed = config.get("ExposedPorts")
-    words = [str(word).partition("/") for word in exposed] if isinstance(exposed, Mapping) else []
-    return tuple(int(port) for port, _, protocol in words if port.isdigit() and protocol in ("", "tcp"))
-
-
-def _generation(app: App | None, service: str) -> int:
-    """Of the anonymous volumes that a service has now."""
-    before = app.spec.services.get(service) if app is not None and app.revisions else None
-    return before.generation if before is not None else 0
-
-
-def _pinned(app: str, service: ServiceSpec, image: str, declared: Collection[str], salt: str) -> tuple[ServiceSpec, Pin]:
-    """Complete with its volumes. declared: the image's."""
-    complete = replace(service, template=anonymous.named(app, service, declared))
-    return complete, Pin(image, salted(complete, image, salt))
-
-
-def _is_slots(app: App, labels: Mapping[str, str]) -> bool:
-    """Whether a volume with these labels is an anonymous one of an application."""
-    return labels.get(APP_LABEL) == app.name and SLOT_LABEL in labels

@@ -207,7 +207,7 @@ def desired(app: App) -> Desired:
                 restart_at=wanted.restart_at.get(name, 0.0),
                 known=_known(app, name),
             )
-    return Desired(revision.spec, wishes, wanted.removed, wanted.remove_volumes, wanted.remove_orphans)
+    return Desired(revision.spec, wishes, wanted.removed, wanted.remove_volumes, wanted.remove_orphans, frozenset(wanted.dropped))
 
 
 def _known(app: App, service: str) -> dict[str, ServiceSpec]:

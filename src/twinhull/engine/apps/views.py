@@ -31,8 +31,8 @@ def view(app: App, lives: Mapping[str, Live], balance: Balance, gateway_port: st
     """The whole application now."""
     services = tuple(_service(app, spec, lives, balance, gateway_port) for spec in app.spec.services.values())
     phases = [app.standings[name].phase for name in app.wanted.active if name in app.standings]
-    state = "removing" if app.wanted.removed else str(min(phases, key=_WORST.index, default=Phase.STARTING))
-    state = str(Phase.FAILING) if app.trouble else state
+    state = str(min(phases, key=_WORST.index, default=Phase.STARTING)) if app.wanted.active else "inactive"
+    state = "removing" if app.wanted.removed else str(Phase.FAILING) if app.trouble else state
     return AppView(
         app.name,
         state,
