@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -135,5 +136,30 @@ def test_killed_at_any_point(own_daemon: Daemon, runtime: str) -> None:
     assert sequence == list(range(len(sequence)))
     assert len(sequence) > ROUNDS[runtime]
     daemon.cli("rm", "-f", "survivor")
+    daemon.stop(everything=True)
+    leaks.assert_clean(daemon.home)
+
+
+def test_a_paused_instance_waits_for_the_next_daemon(own_daemon: Daemon, runtime: str) -> None:
+    """And one that was paused without anybody having written it down runs again."""
+    daemon = own_daemon
+    daemon.start()
+    daemon.cli("image", "load", "-i", str(archive("busybox")))
+    daemon.cli("run", "-d", "--name", "still", "--runtime", runtime, "busybox", "sleep", "1000")
+    daemon.cli("pause", "still")
+    daemon.kill()
+    daemon.start()
+    assert _inspect(daemon, "still")["state"] == "paused"
+    assert b"paused" in daemon.cli("exec", "still", "true", check=False).err
+    daemon.cli("unpause", "still")
+    daemon.cli("exec", "still", "true")
+    daemon.cli("pause", "still")
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.home.state / "twinhull.db")) as database, database:
+        assert database.execute("UPDATE instances SET state = 'running'").rowcount == 1
+    daemon.start()
+    assert _inspect(daemon, "still")["state"] == "running"
+    daemon.cli("exec", "still", "true")
+    daemon.cli("rm", "-f", "still")
     daemon.stop(everything=True)
     leaks.assert_clean(daemon.home)

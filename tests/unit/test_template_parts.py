@@ -21,6 +21,7 @@ from twinhull.instance.vm.qemu import Accelerator, Cpu
 from twinhull.instance.vm.qmp import Monitor
 from twinhull.instance.vm.shape import Shape
 from twinhull.instance.vm.shelf import KEEP, Loaded, Manifest, Shelf
+from twinhull.sys import trees
 
 _SHAPE = Shape("/usr/bin/qemu", 256 << 20, Cpu(Accelerator.TCG, 2, 2_600_000), 1, "")
 _KEYS = [f"{number:032x}" for number in range(1, 20)]
@@ -180,6 +181,8 @@ def test_what_is_not_whole_is_not_taken(tmp_path: Path, made: Loaded, damage: st
     before = _open_descriptors()
     assert shelf.take(_KEYS[0]) is None
     assert _open_descriptors() == before
+    shelf.collect()
+    assert list(shelf.folder.iterdir()) == []
 
 
 def _open_descriptors() -> int:
@@ -200,6 +203,22 @@ def test_the_least_used_go_and_so_do_other_inputs(tmp_path: Path, made: Loaded) 
     assert len(shelf.keys()) == KEEP
     shelf.collect("another kernel")
     assert shelf.keys() == []
+
+
+def test_one_that_is_removed_is_gone_at_once(tmp_path: Path, made: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(tmp_path)
+    _put(shelf, made, _KEYS[0])
+
+    def killed(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying, pytest.raises(KeyboardInterrupt):
+        dying.setattr(trees, "remove", killed)
+        shelf.remove(_KEYS[0])
+    assert shelf.keys() == []
+    shelf.remove(_KEYS[0])
+    shelf.collect()
+    assert list(shelf.folder.iterdir()) == []
 
 
 def test_drafts_are_removed_when_their_writer_is_gone_only(tmp_path: Path, made: Loaded) -> None:

@@ -741,8 +741,8 @@ class VmInstance(Instance):
             trees.remove(self.launch.paths.state)
 
     def _save(self, made: Made) -> None:
-        self._made = made
         write_made(self._run, made)
+        self._made = made
 
     def _require_made(self) -> Made:
         if self._made is None:

@@ -14,7 +14,7 @@ from twinhull.errors import PermanentError
 from twinhull.instance.vm.qmp import Monitor
 
 _POLL = 0.003
-_ENDED = (None, "completed", "failed", "cancelled")
+_ENDED = (None, "none", "completed", "failed", "cancelled")
 _WHOLE = ({"capability": "x-ignore-shared", "state": False},)
 _UNLIMITED = 1 << 40
 """Bytes a second; QEMU's own limit is for networks."""

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -115,8 +116,11 @@ class Shelf:
         self.collect()
 
     def remove(self, key: str) -> None:
-        """Take one away."""
-        trees.remove(self.folder / key)
+        """Take one away, whole: what a killed process doesn't get to is an abandoned draft."""
+        with contextlib.suppress(FileNotFoundError):
+            gone = self.folder / f"{_DRAFT}{secrets.token_hex(6)}"
+            os.rename(self.folder / key, gone)
+            _remove_abandoned(gone)
 
     def keys(self) -> list[str]:
         """All that are there, the latest used first."""
@@ -139,10 +143,12 @@ class Shelf:
 def _remove_abandoned(folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            trees.remove(folder)
-        os.close(descriptor)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                trees.remove(folder)
+        finally:
+            os.close(descriptor)
 
 
 def _read(place: Path) -> Manifest | None:
