@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from twinhull.cli.apps import Trouble
+from twinhull.cli.apps import Trouble, narrowed, ready, started
 from twinhull.engine.apps.base import AppView, ServiceView
 
 
@@ -36,3 +38,14 @@ def test_one_that_recovers_begins_anew() -> None:
     names(trouble, "up", 30)
     assert names(trouble, "failing", 61) == []
     assert names(trouble, "failing", 121) == ["db"]
+
+
+@pytest.mark.parametrize(("web", "done"), [("up", True), ("completed", True), ("starting", False), ("updating", False), ("failing", False)])
+def test_who_names_services_waits_for_no_other(web: str, done: bool) -> None:
+    whole = view("failing")
+    whole = replace(whole, services=(*whole.services, replace(whole.services[0], name="web", state=web)))
+    about = narrowed(whole, {"web"})
+    assert [each.name for each in about.services] == ["web"]
+    assert (ready(about), started(about)) == (done, done)
+    assert not ready(whole)
+    assert Trouble().lasting(narrowed(whole, {"db"}), 0) == []

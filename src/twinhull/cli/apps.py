@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -85,16 +85,28 @@ def last_number(view: AppView | None) -> int:
     return view.log[-1].number if view and view.log else 0
 
 
-def follow(client: Client, app: str, done: Callable[[AppView], bool], *, before: AppView | None, timeout: float | None = None) -> AppView:
+def follow(
+    client: Client,
+    app: str,
+    done: Callable[[AppView], bool],
+    *,
+    before: AppView | None,
+    timeout: float | None = None,
+    services: Collection[str] = (),
+) -> AppView:
     """Show what happens from `before` on, until `done`. Raises NotReadyError if nothing happens by itself any more before, after `timeout`
-    seconds, and where a service has failed for a minute, though it is tried again and again (with a timeout: that counts)."""
+    seconds, and where a service has failed for a minute, though it is tried again and again (with a timeout: that counts).
+
+    services: those that it is about (none: all); nobody waits for others, or is blamed for them. The view has all of them.
+    """
     progress, undone, trouble = Progress(last_number(before)), _undone(before), Trouble()
     end = monotonic() + timeout if timeout else None
-    view: AppView | None = None
-    for view in _views(client, app):
-        progress.show(view)
+    for whole in _views(client, app):
+        progress.show(whole)
+        view = narrowed(whole, services) if services else whole
         if done(view):
-            return _unless_undone(view, undone)
+            _refuse_undone(view, undone)
+            return whole
         bad = [service for service in view.services if service.state in _FAILED]
         hint = f"why: twinhull compose logs -p {app} {bad[0].name}" if bad else ""
         if view.settled and bad:
@@ -163,22 +175,23 @@ def _undone(view: AppView | None) -> dict[tuple[str, float], RolloutView]:
     return {(name, rollout.since): rollout for name, rollout in rollouts if rollout is not None and rollout.status in _UNDONE}
 
 
-def _unless_undone(view: AppView, known: Collection[tuple[str, float]]) -> AppView:
-    """The view. Raises NotReadyError if another change than those was taken back."""
+def _refuse_undone(view: AppView, known: Collection[tuple[str, float]]) -> None:
+    """Raises NotReadyError if another change than those was taken back."""
     for (name, since), rollout in _undone(view).items():
         if (name, since) not in known:
             raise NotReadyError(f"the update of service {name} {rollout.status.replace('-', ' ')}: {rollout.reason}")
-    return view
+
+
+def narrowed(view: AppView, services: Collection[str]) -> AppView:
+    """As if there were only these. What is under way elsewhere doesn't count once they are as they should be."""
+    chosen = tuple(each for each in view.services if each.name in services)
+    good = all(each.state in ("up", "completed") for each in chosen)
+    return replace(view, services=chosen, settled=view.settled or good, started=view.started or good)
 
 
 def ready(view: AppView) -> bool:
     """Everything is as it should be, and no change is under way."""
     return view.settled and not any(service.state in (*_FAILED, "updating", "starting") for service in view.services)
-
-
-def serve(view: AppView, services: Collection[str]) -> bool:
-    """Whether these are as they should be, whatever others do."""
-    return all(each.state in ("up", "completed") for each in view.services if each.name in services)
 
 
 def started(view: AppView) -> bool:

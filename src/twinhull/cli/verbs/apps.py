@@ -44,12 +44,10 @@ def up(args: Arguments) -> int:
         before = apps.present(client, spec.name)
         with working(f"bringing {spec.name} up"):
             client.app_up(spec, options)
-        timeout = args.number("wait_timeout")
-        if args.switch("wait"):
-            view = apps.follow(client, spec.name, apps.ready, before=before, timeout=timeout)
-            return _told(args, view)
-        view = apps.follow(client, spec.name, apps.started, before=before, timeout=timeout)
-        if args.switch("detach"):
+        done = apps.ready if args.switch("wait") else apps.started
+        about = names if services else ()
+        view = apps.follow(client, spec.name, done, before=before, timeout=args.number("wait_timeout"), services=about)
+        if args.switch("wait") or args.switch("detach"):
             return _told(args, view)
     return _foreground(args, spec.name)
 

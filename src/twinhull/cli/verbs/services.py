@@ -230,7 +230,7 @@ def _bring_up(args: Arguments, client: Client, spec: AppSpec, service: str) -> N
     before = apps.present(client, spec.name)
     client.app_up(spec, UpOptions(f"run {service}", services=(service,), no_deps=alone, one_off=True))
     if needed := names - {service}:
-        apps.follow(client, spec.name, lambda view: apps.serve(view, needed), before=before)
+        apps.follow(client, spec.name, apps.ready, before=before, services=needed)
 
 
 # their life

@@ -54,7 +54,7 @@ def watch(args: Arguments) -> int:
     with Client() as client:
         if not args.switch("no_up"):
             before = client.app_up(spec, UpOptions(" ".join(("up", *chosen))[:200], services=tuple(chosen)))
-            apps.follow(client, spec.name, apps.started, before=before)
+            apps.follow(client, spec.name, apps.started, before=before, services=chosen)
         print(f"watching {', '.join(map(printable, roots))}", file=sys.stderr, flush=True)
         with suppress(KeyboardInterrupt):
             for found in watchfiles.watch(*roots, debounce=_SETTLE, raise_interrupt=True):
@@ -123,7 +123,7 @@ def _rebuild(client: Client, spec: AppSpec, service: ServiceSpec) -> None:
     _tell(service.name, "rebuild")
     build_service(service)
     before = client.app_up(spec, UpOptions(f"watch: rebuild {service.name}", services=(service.name,)))
-    apps.follow(client, spec.name, apps.ready, before=before)
+    apps.follow(client, spec.name, apps.ready, before=before, services=(service.name,))
 
 
 def _sync(client: Client, app: str, changes: list[Change]) -> None:
