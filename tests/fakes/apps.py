@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 from twinhull.engine.apps.base import AppEngine, AppView, BoundView, RevisionView, ScaleView, ServiceView, Step, TargetView, UpOptions
+from twinhull.engine.apps.resolve import asked
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.spec.app import AppSpec
 from twinhull.spec.instance import InstanceSpec, Runtime
-from twinhull.spec.selection import meant, merge
+from twinhull.spec.selection import merge
 
 
 class FakeApps(AppEngine):
@@ -24,10 +25,8 @@ class FakeApps(AppEngine):
     async def up(self, spec: AppSpec, options: UpOptions) -> AppView:
         if not spec.name:
             raise UserError("an application needs a name")
-        for service in options.services:
-            self._service(spec, service)
+        names = asked(spec, options)
         if options.services:
-            names = meant(spec, options.services, alone=options.no_deps)
             present = self.revisions[spec.name][-1][1] if spec.name in self.revisions else AppSpec(spec.name)
             spec = merge(present, spec, names, prune=options.remove_orphans)
         self.revisions.setdefault(spec.name, []).append((options.cause, replace(spec, secret_values={})))

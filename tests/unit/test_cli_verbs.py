@@ -304,3 +304,21 @@ def test_compose_verbs_with_what_docker_compose_takes(run: Run, server: Server, 
     assert run(f"{front} cp nope:/x .")[0] == 1
     assert run(f"{front} up nope")[0] == 2
     assert run(f"{front} logs -f --json web")[:2] == (0, "")
+
+
+def test_services_that_are_named(run: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compose.yaml").write_text(
+        "services: {web: {image: busybox, depends_on: [db]}, db: {image: busybox}, tool: {image: busybox}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    front = "compose -p shop"
+    apps = server.engine.apps
+    assert run(f"{front} run --rm -T --no-deps tool true")[0] == 0
+    assert run(f"{front} run --rm -T web true")[0] == 0
+    assert run(f"{front} up -d --no-deps web")[0] == 0
+    assert run(f"{front} up -d --scale db=2 web")[0] == 0
+    assert run(f"{front} up -d --scale tool=2 web")[0] == 1
+    assert run(f"{front} up -d --no-deps --scale db=2 web")[0] == 1
+    kept = [(cause, {name: each.replicas for name, each in spec.services.items()}) for cause, spec in apps.revisions["shop"]]
+    assert kept == [("run tool", {}), ("run web", {"db": 1}), ("up web", {"web": 1, "db": 1}), ("up web", {"web": 1, "db": 2})]
+    assert [len(spec.services["web"].depends_on) for _, spec in apps.revisions["shop"][2:]] == [0, 1]

@@ -201,11 +201,11 @@ class LocalApps(AppEngine):
     async def start(self, name: str, services: tuple[str, ...] = ()) -> AppView:
         app = self._find(name)
         chosen = self._chosen(app, services)
-        asked = {**app.wanted.asked_at, **dict.fromkeys(chosen, time.time())}
+        asked_at = {**app.wanted.asked_at, **dict.fromkeys(chosen, time.time())}
         app.hurry(chosen, None)
         app.failed.clear()
         stopped = tuple(each for each in app.wanted.stopped if each not in chosen)
-        app.change(stopped=stopped, asked_at=asked, active=_with(app, chosen), autoscaled=awake(app.wanted, app.spec, chosen))
+        app.change(stopped=stopped, asked_at=asked_at, active=_with(app, chosen), autoscaled=awake(app.wanted, app.spec, chosen))
         self.scaler.used(app, chosen)
         app.wake()
         return self._view(app)
@@ -367,7 +367,7 @@ def _wanted(app: App | None, revision: Revision, options: UpOptions, active: Col
         asked_at={**wanted.asked_at, **dict.fromkeys(active, revision.at)},
         salts=salts(app, options),
         remove_orphans=options.remove_orphans,
-        dropped=(),
+        dropped=tuple(name for name in wanted.dropped if name not in revision.spec.services),
         autoscaled=awake(wanted, revision.spec, active),
         sizes={name: size for name, size in wanted.sizes.items() if name not in active or _sized_alike(app, revision.spec, name)},
     )
