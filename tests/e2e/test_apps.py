@@ -328,6 +328,10 @@ def test_services_that_are_not_named_stay_as_they_are(machine: Daemon, tmp_path:
         assert machine.cli("ps", "-q").text == ""
         app.up(TEXT="two")
         assert app.get() == "two"
+        app.more = ""
+        app.write()
+        app.up()
+        assert len(machine.cli("ps", "-q").lines) == 4  # db and api are orphans now, which only `down` takes with it
     finally:
         app.cli("down", "-v")
     assert machine.cli("ps", "-aq").text == ""
