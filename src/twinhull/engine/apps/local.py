@@ -22,6 +22,7 @@ from twinhull.engine.names import check as check_name
 from twinhull.errors import ConflictError, NotFoundError, UserError
 from twinhull.plan import memory as memories
 from twinhull.plan import rollout, scale
+from twinhull.plan.actions import Phase, Standing
 from twinhull.plan.preview import preview
 from twinhull.spec.app import (
     APP_LABEL,
@@ -134,7 +135,7 @@ class LocalApps(AppEngine):
         app.failed.clear()
         app.hurry(active, None)
         app.save(wanted=wanted, revision=_news(app, revision))
-        app.standings = {name: standing for name, standing in app.standings.items() if name not in active}
+        app.standings = {name: _anew(standing) if name in active else standing for name, standing in app.standings.items()}
         self.instances.events.emit("app", "up", "", app.name, revision=str(app.row.revision), cause=options.cause)
         self.scaler.used(app, active)
         self._go(app)
@@ -371,6 +372,11 @@ def _wanted(app: App | None, revision: Revision, options: UpOptions, active: Col
         autoscaled=awake(wanted, revision.spec, active),
         sizes={name: size for name, size in wanted.sizes.items() if name not in active or _sized_alike(app, revision.spec, name)},
     )
+
+
+def _anew(standing: Standing) -> Standing:
+    """Of a service that was asked for and hasn't been looked at since: who waits for it mustn't take it for ready."""
+    return replace(standing, phase=Phase.STARTING, settled=False)
 
 
 def _news(app: App, revision: Revision) -> Revision | None:
