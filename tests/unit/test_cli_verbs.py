@@ -319,6 +319,8 @@ def test_services_that_are_named(run: Run, server: Server, tmp_path: Path, monke
     assert run(f"{front} up -d --scale db=2 web")[0] == 0
     assert run(f"{front} up -d --scale tool=2 web")[0] == 1
     assert run(f"{front} up -d --no-deps --scale db=2 web")[0] == 1
+    code, out, err = run(f"{front} up --dry-run web")
+    assert (code, "note: left as they are: tool" in err, "Create" in out) == (0, True, True)
     kept = [(cause, {name: each.replicas for name, each in spec.services.items()}) for cause, spec in apps.revisions["shop"]]
     assert kept == [("run tool", {}), ("run web", {"db": 1}), ("up web", {"web": 1, "db": 1}), ("up web", {"web": 1, "db": 2})]
     assert [len(spec.services["web"].depends_on) for _, spec in apps.revisions["shop"][2:]] == [0, 1]

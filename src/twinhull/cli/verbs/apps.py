@@ -13,6 +13,7 @@ from twinhull.cli.columns import Column
 from twinhull.cli.output import Sheet
 from twinhull.cli.parse import usage
 from twinhull.cli.progress import working
+from twinhull.cli.style import paint
 from twinhull.client.sync import Client
 from twinhull.engine.apps.base import UpOptions
 from twinhull.errors import NotFoundError
@@ -38,6 +39,7 @@ def up(args: Arguments) -> int:
     options = _options(args, spec)
     with Client() as client:
         if args.switch("dry_run"):
+            _tell_others(spec, names)
             return _dry_run(args, client, spec, options)
         make_folders(spec, names)
         prepare_images(args, spec, names)
@@ -91,6 +93,11 @@ def _dry_run(args: Arguments, client: Client, spec: AppSpec, options: UpOptions)
         rows = [["ACTION", "SUBJECT", "REASON"], *([step.action, step.subject, step.reason] for step in steps)]
         output.write("".join(f"{line}\n" for line in columns.aligned(rows)))
     return 0
+
+
+def _tell_others(spec: AppSpec, names: Collection[str]) -> None:
+    if others := [name for name in spec.services if name not in names]:
+        print(f"{paint('note:', 'yellow', sys.stderr)} left as they are: {', '.join(others)}", file=sys.stderr)
 
 
 def make_folders(spec: AppSpec, names: Collection[str]) -> None:

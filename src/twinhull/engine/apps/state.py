@@ -94,7 +94,7 @@ class App:
 
     def service(self, name: str) -> ServiceSpec:
         """A service of the wanted revision. Raises NotFoundError."""
-        return service_of(self.spec, name)
+        return service_of(self.spec, name, f"; twinhull up {name} adds one of the file")
 
     def wants(self, service: str) -> bool:
         """Whether it is to run: asked for, and not stopped by a person."""
@@ -156,12 +156,14 @@ class App:
         return self._changed
 
 
-def service_of(spec: AppSpec, name: str) -> ServiceSpec:
-    """A service of an application. Raises NotFoundError."""
+def service_of(spec: AppSpec, name: str, more: str = "") -> ServiceSpec:
+    """A service of an application. Raises NotFoundError. more: for the end of its hint."""
     try:
         return spec.services[name]
     except KeyError:
-        raise NotFoundError(f"application {spec.name} has no service {name}", f"it has: {', '.join(spec.services) or 'none'}") from None
+        raise NotFoundError(
+            f"application {spec.name} has no service {name}", f"it has: {', '.join(spec.services) or 'none'}{more}"
+        ) from None
 
 
 def salted(service: ServiceSpec, image_id: str, salt: str) -> str:
