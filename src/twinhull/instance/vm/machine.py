@@ -629,9 +629,9 @@ class VmInstance(Instance):
             except (TwinhullError, TimeoutError, OSError) as error:
                 still = "it stood still for a snapshot and can't go on: " if self._require_made().capturing else ""
                 return None if gone.done() else self._lost(f": {still}{error or 'no answer'}")
-        if self._agent is None:  # paused just now
+        agent = self._agent
+        if agent is None:  # it was paused when it was reached
             return None
-        agent = self._require_agent()
         telling = asyncio.create_task(agent.wait_exit(), name=f"exit of {self.launch.id[:12]}")
         try:
             await asyncio.wait((telling, gone), return_when=asyncio.FIRST_COMPLETED)
