@@ -56,3 +56,19 @@ async def test_volumes_of_who_may_mount_stay(lab: Lab) -> None:
     client = await _with_volumes(lab, "sleep 1000", caps=ALL_CAPABILITIES)
     with pytest.raises(ConflictError, match="CAP_SYS_ADMIN"):
         await client.volumes(mounted=False)
+
+
+async def test_volumes_stay_all_if_one_has_moved(lab: Lab) -> None:
+    """They are looked for by their names."""
+    mounts = (HostMount("/outer/moving", Path("x")), HostMount("/data", Path("x")))
+    for number, mount in enumerate(mounts):
+        (lab.volumes / str(number)).mkdir()
+        (lab.volumes / str(number) / "name").write_text(mount.target)
+    client = await lab.connect()
+    volumes = {mount.target: number for number, mount in enumerate(mounts)}
+    await client.configure(config("sh", "-c", "mv /outer /other; echo moved; sleep 1000", mounts=mounts, volumes=volumes))
+    await client.start()
+    await until(lambda: lab.text() == b"moved\n")
+    with pytest.raises(ConflictError, match="find volume /outer/moving"):
+        await client.volumes(mounted=False)
+    assert (await sh(client, "cat /other/moving/name /data/name"))[1] == b"/outer/moving/data"
