@@ -73,7 +73,8 @@ LOST = Row(
 )
 STARTS = Row("starts", "the same", "instances beyond those needed, in all crowds", "count", _bounds(0, 0))
 LAST = Row("200 at once, last", "the same", "first byte of the last")
-FAILED = Row("failed", "a step from 10 to 400 requests/s", "the end of the load: requests that failed", "count", _bounds(0, 0))
+STEP = "a step from 10 requests/s to what --rate says (400)"
+FAILED = Row("failed", STEP, "the end of the load: requests that failed", "count", _bounds(0, 0))
 SETTLED = Row("settled", "the step", f"the last second whose p95 was above {LATE:g} s", "s", _bounds(10, 10))
 OVERSHOOT = Row("overshoot", "the step", "most instances wanted, of those that the load needs", "ratio", _bounds(1.3, 1.3))
 FLAPS = Row("flaps", "a spike of ten times the load for 5 s", "scale-downs within scale_down_delay of another", "count", _bounds(0, 0))

@@ -29,6 +29,7 @@ IMAGE = "localhost/busybox:latest"
 TURNS_BEFORE_INTERRUPT = 8
 PATIENCE = 400
 """Seconds of one part of a quick run, on a machine that is busy with other tests."""
+pytestmark = pytest.mark.timeout(3 * PATIENCE)
 
 
 @dataclass(frozen=True)
