@@ -5,12 +5,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include "cgroup.h"
 #include "net.h"
 #include "path.h"
 
@@ -35,11 +34,11 @@ static void forget_workload(struct guest *guest)
 /* What STATS counts and can't be set back. */
 static void forget_traffic(struct guest *guest)
 {
-	uint64_t stats[STATS_COUNT];
+	uint64_t traffic[2];
 
-	cgroup_stats(guest->machine->cgroup, stats);
-	guest->received_before = stats[STATS_NET_IN];
-	guest->sent_before = stats[STATS_NET_OUT];
+	net_traffic(traffic);
+	guest->received_before = traffic[0];
+	guest->sent_before = traffic[1];
 }
 
 int anew_reset(struct guest *guest, struct fault *fault)
@@ -102,32 +101,35 @@ static int rewrite_file(int root, const struct mount_point *mount)
 	return failed;
 }
 
-/* In a child, in the workload's namespaces: 0 or an errno. */
+/* In the workload's namespaces: 0 or -1 with errno. */
 static int rename_inside(int workload, const struct config *identity)
 {
-	if (setns(workload, CLONE_NEWNS | CLONE_NEWUTS) < 0 || chdir("/") < 0)
-		return errno;
-	if (sethostname(identity->hostname, strlen(identity->hostname)) < 0)
-		return errno;
-	int root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	for (size_t i = 0; i < identity->mount_count; i++)
-		if (identity->mounts[i].kind == MOUNT_FILE && rewrite_file(root, &identity->mounts[i]) < 0)
-			return errno;
-	return 0;
+	int root = -1, failed = -1;
+
+	if (setns(workload, CLONE_NEWNS | CLONE_NEWUTS) == 0 && sethostname(identity->hostname, strlen(identity->hostname)) == 0)
+		failed = root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	for (size_t i = 0; failed >= 0 && i < identity->mount_count; i++)
+		if (identity->mounts[i].kind == MOUNT_FILE)
+			failed = rewrite_file(root, &identity->mounts[i]);
+	int error = errno;
+	if (root >= 0)
+		close(root);
+	errno = error;
+	return failed < 0 ? -1 : 0;
 }
 
+/* The workload is frozen. The agent goes there itself: a child for that would double what an emulated clone has to do here. */
 static int rename_workload(const struct guest *guest, const struct config *identity, struct fault *fault)
 {
-	int status = 0;
-	pid_t child = fork();
+	int mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC), names = open("/proc/self/ns/uts", O_RDONLY | O_CLOEXEC);
+	int failed = mounts < 0 || names < 0 || rename_inside(guest->workload_fd, identity) < 0;
+	int error = errno;
 
-	if (child == 0)
-		_exit(rename_inside(guest->workload_fd, identity));
-	while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
-		;
-	if (child < 0 || !WIFEXITED(status))
-		return fault_internal(fault, "give the workload its name: the helper failed");
-	return WEXITSTATUS(status) ? fault_internal(fault, "give the workload its name: %s", strerror(WEXITSTATUS(status))) : 0;
+	if (mounts >= 0 && names >= 0 && (setns(mounts, CLONE_NEWNS) < 0 || setns(names, CLONE_NEWUTS) < 0 || chdir("/") < 0))
+		abort(); /* lost inside: unreachable */
+	close(mounts);
+	close(names);
+	return failed ? fault_internal(fault, "give the workload its name: %s", strerror(error)) : 0;
 }
 
 /* `identity` holds what the guest's config points to from now on. */
@@ -150,7 +152,7 @@ int anew_resume(struct guest *guest, const struct frame *frame, struct fault *fa
 		return -1;
 	forget_output(guest);
 	forget_traffic(guest);
-	if (net_exchange(&guest->config, &identity, fault) < 0 || net_configure(&identity, fault) < 0 || rename_workload(guest, &identity, fault) < 0) {
+	if (net_exchange(&guest->config, &identity, fault) < 0 || rename_workload(guest, &identity, fault) < 0) {
 		config_free(&identity);
 		return -1;
 	}

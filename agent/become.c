@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "machine.h"
 #include "path.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -206,6 +207,8 @@ int identity_exec(const struct launch *launch, const struct identity *found, str
 		put_init_before(process, &identity);
 	if (!is_tool(launch) && !filters_early(launch) && filter_calls(launch->config, fault) < 0)
 		return -1;
+	if (launch->machine->real)
+		machine_use_processors(true);
 	execve(identity.program, process->argv, process->env);
 	const char *reason = errno == ENOEXEC ? "exec format error" : errno == EACCES ? "permission denied" : strerror(errno);
 	return fault_set(fault, FAULT_CANNOT_RUN, errno == ENOENT ? NOT_FOUND : CANNOT_EXECUTE, "exec %s: %s", identity.program,

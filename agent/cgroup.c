@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "net.h"
 #include "path.h"
 
 enum { SMALL = 65536, FREEZE_TRIES = 1000 };
@@ -81,7 +82,7 @@ int cgroup_freeze(int cgroup, bool frozen, struct fault *fault)
 		return 0;
 	if (write_text(cgroup, "cgroup.freeze", frozen ? "1" : "0") < 0)
 		return fault_internal(fault, "freeze the workload: %s", strerror(errno));
-	for (int tries = 0; read_number(cgroup, "cgroup.events", "frozen ") != frozen; tries++) {
+	for (int tries = 0; frozen && read_number(cgroup, "cgroup.events", "frozen ") == 0; tries++) {
 		if (tries == FREEZE_TRIES)
 			return fault_internal(fault, "freeze the workload: it doesn't stop");
 		nanosleep(&(struct timespec){0, 1000000}, NULL);
@@ -107,23 +108,6 @@ static void add_disks(int cgroup, uint64_t *read, uint64_t *written)
 	free(text);
 }
 
-/* /proc/net/dev: after "name:" the 1st number is what came in, the 9th what went out. */
-static void add_network(uint64_t *in, uint64_t *out)
-{
-	char *text = read_whole(AT_FDCWD, "proc/net/dev", SMALL, NULL);
-
-	for (char *line = text ? strtok(text, "\n") : NULL; line; line = strtok(NULL, "\n")) {
-		char *at = strchr(line, ':');
-		if (!at || strncmp(line + strspn(line, " "), "lo:", 3) == 0)
-			continue;
-		*in += strtoull(at + 1, &at, 10);
-		for (int skip = 0; skip < 7; skip++)
-			strtoull(at, &at, 10);
-		*out += strtoull(at, NULL, 10);
-	}
-	free(text);
-}
-
 void cgroup_stats(int cgroup, uint64_t stats[STATS_COUNT])
 {
 	memset(stats, 0, STATS_COUNT * sizeof(*stats));
@@ -132,7 +116,7 @@ void cgroup_stats(int cgroup, uint64_t stats[STATS_COUNT])
 	stats[2] = read_number(cgroup, "memory.stat", "inactive_file ");
 	stats[3] = read_number(cgroup, "memory.max", ""); /* "max" reads as 0 */
 	stats[4] = read_number(cgroup, "pids.current", "");
-	add_network(&stats[5], &stats[6]);
+	net_traffic(&stats[STATS_NET_IN]);
 	add_disks(cgroup, &stats[7], &stats[8]);
 	stats[9] = read_number(AT_FDCWD, "proc/meminfo", "MemTotal:") * 1024;
 	stats[10] = read_number(AT_FDCWD, "proc/meminfo", "MemAvailable:") * 1024;

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,10 +108,21 @@ static int make_cgroup(void)
 	return open("/sys/fs/cgroup/workload", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
+void machine_use_processors(bool all)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	for (int i = 0; i < (all ? CPU_SETSIZE : 1); i++)
+		CPU_SET(i, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
 void machine_boot(struct machine *machine)
 {
 	*machine = (struct machine){true, DIR_ROOT, DIR_VOLUMES, "/agent", -1};
 	umask(022);
+	machine_use_processors(false);
 	mount_or_log("devtmpfs", "/dev", MS_NOSUID, "mode=755");
 	mount_or_log("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 	mount_or_log("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
@@ -121,6 +133,7 @@ void machine_boot(struct machine *machine)
 	mount_cgroups();
 	if (move_home() < 0)
 		log_line("move to a tmpfs: %m");
+	unshare(CLONE_FS); /* PID 1 shares its root with kernel threads; only alone it may go to a workload's namespace and back */
 	machine->cgroup = make_cgroup();
 	write_text(AT_FDCWD, "/proc/self/oom_score_adj", "-1000");
 }
@@ -181,13 +194,22 @@ static int make_upper(void)
 
 static bool scratch_mounted;
 
+/* The image is all holes, so its inode tables are zero; reading all bitmaps ahead would keep a processor busy while the workload starts. */
+static int mount_ext4(void)
+{
+	static const char quiet[] = "noinit_itable,no_prefetch_block_bitmaps"; /* the latter from Linux 5.13 on */
+
+	int failed = mount("/dev/vdb", DIR_SCRATCH, "ext4", 0, quiet);
+	return failed && errno == EINVAL ? mount("/dev/vdb", DIR_SCRATCH, "ext4", 0, "noinit_itable") : failed;
+}
+
 int machine_mount_scratch(struct fault *fault)
 {
 	bool disk = access("/dev/vdb", F_OK) == 0;
 
 	if (scratch_mounted)
 		return 0;
-	if (mount(disk ? "/dev/vdb" : "tmpfs", DIR_SCRATCH, disk ? "ext4" : "tmpfs", 0, NULL) < 0)
+	if ((disk ? mount_ext4() : mount("tmpfs", DIR_SCRATCH, "tmpfs", 0, NULL)) < 0)
 		return fault_internal(fault, "mount the scratch disk: %s", strerror(errno));
 	scratch_mounted = true;
 	return 0;

@@ -23,6 +23,9 @@ struct machine {
 
 /* PID 1 of a VM: file systems, modules, a tmpfs to live on. Fills in `machine`; never fails (what's missing shows in CONFIG). */
 void machine_boot(struct machine *machine);
+/* The agent, and what it starts until that is executed, stay on one processor: waking another one takes longer than their work, above all
+ * under emulation. `all`: where programs run. */
+void machine_use_processors(bool all);
 /* The virtio port to the host, waiting for it to appear. */
 int machine_port(void);
 /* Mount the scratch disk; nothing happens if it is mounted. */

@@ -67,45 +67,74 @@ static int talk(struct netlink *link, struct request *request)
 	}
 }
 
-struct search {
-	const uint8_t *mac;
-	int index;
-};
+/* Show one attribute of one interface to whoever looks for something. */
+typedef void (*look_fn)(const struct ifinfomsg *info, const struct rtattr *at, void *context);
 
-static void match_link(struct nlmsghdr *head, struct search *search)
+static void look_at(struct nlmsghdr *head, look_fn look, void *context)
 {
 	struct ifinfomsg *info = NLMSG_DATA(head);
 	int left = (int)IFLA_PAYLOAD(head);
 
 	for (struct rtattr *at = IFLA_RTA(info); RTA_OK(at, left); at = RTA_NEXT(at, left))
-		if (at->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(at) == 6 && memcmp(RTA_DATA(at), search->mac, 6) == 0)
-			search->index = info->ifi_index;
+		look(info, at, context);
 }
 
-/* The interface with that MAC, or 0. */
-static int find_link(struct netlink *link, const uint8_t *mac)
+static void look_at_all(struct netlink *link, look_fn look, void *context)
 {
 	static uint8_t reply[REPLY_SIZE];
-	struct search search = {mac, 0};
 	struct request request;
 
 	begin(&request, RTM_GETLINK, NLM_F_DUMP, &(struct ifinfomsg){.ifi_family = AF_UNSPEC}, sizeof(struct ifinfomsg));
 	request.head.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
 	request.head.nlmsg_seq = ++link->sequence;
 	if (send(link->socket, &request, request.head.nlmsg_len, 0) < 0)
-		return 0;
+		return;
 	for (;;) {
 		ssize_t got = recv(link->socket, reply, sizeof(reply), 0);
 		if (got <= 0)
-			return 0;
+			return;
 		size_t left = (size_t)got;
 		for (struct nlmsghdr *head = (struct nlmsghdr *)reply; NLMSG_OK(head, left); head = NLMSG_NEXT(head, left)) {
 			if (head->nlmsg_type == NLMSG_DONE || head->nlmsg_type == NLMSG_ERROR)
-				return search.index;
+				return;
 			if (head->nlmsg_type == RTM_NEWLINK)
-				match_link(head, &search);
+				look_at(head, look, context);
 		}
 	}
+}
+
+struct search {
+	const uint8_t *mac;
+	int index;
+};
+
+static void match_mac(const struct ifinfomsg *info, const struct rtattr *at, void *context)
+{
+	struct search *search = context;
+
+	if (at->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(at) == 6 && memcmp(RTA_DATA(at), search->mac, 6) == 0)
+		search->index = info->ifi_index;
+}
+
+/* The interface with that MAC, or 0. */
+static int find_link(struct netlink *link, const uint8_t *mac)
+{
+	struct search search = {mac, 0};
+
+	look_at_all(link, match_mac, &search);
+	return search.index;
+}
+
+static void add_traffic(const struct ifinfomsg *info, const struct rtattr *at, void *context)
+{
+	struct rtnl_link_stats64 stats;
+	uint64_t *traffic = context;
+
+	if (info->ifi_flags & IFF_LOOPBACK || at->rta_type != IFLA_STATS64 || RTA_PAYLOAD(at) < sizeof(stats))
+		return;
+	memcpy(&stats, RTA_DATA(at), sizeof(stats));
+	traffic[0] += stats.rx_bytes;
+	traffic[1] += stats.tx_bytes;
 }
 
 /* What a VM that was restored from a template has for its interface number `i`; nobody else's interface has such a MAC. */
@@ -339,6 +368,17 @@ static int open_netlink(struct netlink *link)
 	return link->socket;
 }
 
+void net_traffic(uint64_t traffic[2])
+{
+	struct netlink link;
+
+	traffic[0] = traffic[1] = 0;
+	if (open_netlink(&link) < 0)
+		return;
+	look_at_all(&link, add_traffic, traffic);
+	close(link.socket);
+}
+
 void net_prepare(void)
 {
 	struct netlink link;
@@ -403,19 +443,23 @@ static bool same_texts(char *const *one, char *const *other)
 static bool same_place(const struct interface *one, const struct interface *other)
 {
 	return strcmp(one->name, other->name) == 0 && strcmp(one->gateway, other->gateway) == 0 && strcmp(one->gateway6, other->gateway6) == 0 &&
-	       one->is_default == other->is_default && one->mtu == other->mtu && same_texts(one->routes, other->routes);
+	       !*one->address6 == !*other->address6 && one->is_default == other->is_default && one->mtu == other->mtu &&
+	       same_texts(one->routes, other->routes);
 }
 
-static int exchange_one(struct netlink *link, const struct interface *before, const struct interface *after)
+static int exchange_one(struct netlink *link, const struct interface *before, const struct interface *after, struct fault *fault)
 {
 	int index = find_link(link, before->mac);
 
-	errno = ENODEV;
 	if (!index)
-		return -1;
+		return fault_internal(fault, "exchange %s: it isn't there", before->name);
 	remove_address(link, index, before->address);
 	remove_address(link, index, before->address6);
-	return set_mac(link, index, after->mac);
+	if (set_mac(link, index, after->mac) < 0)
+		return fault_internal(fault, "exchange %s: %s", before->name, strerror(errno));
+	if (set_family(link, index, after, after->address, after->gateway, fault) < 0)
+		return -1;
+	return set_family(link, index, after, after->address6, after->gateway6, fault);
 }
 
 int net_exchange(const struct config *before, const struct config *after, struct fault *fault)
@@ -427,12 +471,11 @@ int net_exchange(const struct config *before, const struct config *after, struct
 	for (size_t i = 0; same && i < before->interface_count; i++)
 		same = same_place(&before->interfaces[i], &after->interfaces[i]);
 	if (!same)
-		return net_release(before, fault);
+		return net_release(before, fault) < 0 ? -1 : net_configure(after, fault);
 	if (open_netlink(&link) < 0)
 		return fault_internal(fault, "netlink: %s", strerror(errno));
 	for (size_t i = 0; result == 0 && i < before->interface_count; i++)
-		if (exchange_one(&link, &before->interfaces[i], &after->interfaces[i]) < 0)
-			result = fault_internal(fault, "exchange %s: %s", before->interfaces[i].name, strerror(errno));
+		result = exchange_one(&link, &before->interfaces[i], &after->interfaces[i], fault);
 	close(link.socket);
 	return result;
 }

@@ -20,7 +20,7 @@ from twinhull.errors import CannotRunError, ConflictError, PermanentError, Tempo
 from twinhull.home import Home
 from twinhull.instance import logs
 from twinhull.instance.base import HostMount, InjectedFile, Process
-from twinhull.instance.vm import machine, process
+from twinhull.instance.vm import machine, process, qemu
 from twinhull.instance.vm.agent import AgentClient
 from twinhull.instance.vm.machine import VmInstance
 from twinhull.spec.instance import Resources, Security
@@ -68,6 +68,9 @@ async def test_exec_tty_stdin_users_and_tools(home: Home, erofs: Path) -> None:
     async with started(home, launch(home, erofs, "/bin/sleep", "1000", user="alice", hostname="ship")) as instance:
         assert await shell(instance, "id -u; hostname; echo e >&2; exit 7", user="alice") == (7, b"1000\nship\n", b"e\n")
         assert await output_of(instance, "cat /proc/1/comm") == "sleep"
+        count = qemu.cpu_count(0, len(os.sched_getaffinity(0)))
+        allowed = f"0-{count - 1}" if count > 1 else "0"  # the agent's own processor isn't the workload's only one
+        assert await output_of(instance, "nproc; grep Cpus_allowed_list /proc/1/status") == f"{count}\nCpus_allowed_list:\t{allowed}"
         with pytest.raises(CannotRunError):
             await instance.exec(Process(("/bin/missing",), ()))
         session = await instance.exec(Process(("/bin/cat",), (), stdin=True))

@@ -23,7 +23,7 @@ _FULL = """
 -global virtio-mmio.force-legacy=false
 -kernel /kernel -initrd /initrd
 -append 'console=ttyS0 quiet panic=-1 reboot=t random.trust_cpu=on init_on_alloc=0 cryptomgr.notests \
-mitigations=off no_timer_check tsc=reliable tsc_early_khz=2599998'
+mitigations=off lsm=landlock,lockdown,yama no_timer_check tsc=reliable tsc_early_khz=2599998'
 -chardev socket,id=qmp,fd=11,server=on,wait=off -mon chardev=qmp,mode=control
 -chardev socket,id=console,fd=12,server=on,wait=off -serial chardev:console
 -chardev socket,id=agent,fd=10,server=on,wait=off

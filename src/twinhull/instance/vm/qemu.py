@@ -145,12 +145,13 @@ def argv(vm: Vm) -> tuple[str, ...]:
 def kernel_arguments(cpu: Cpu) -> tuple[str, ...]:
     """The guest kernel's command line. TCG doesn't speculate, so mitigations cost and give nothing there; under KVM the kernel decides.
 
+    Nobody loads a policy into the guest: without AppArmor's and Tomoyo's hooks an emulated one has less code to translate.
     The self-tests of the kernel's ciphers took 6 % of the boot, and one was caught in an endless loop under TCG (soft lockup).
     """
     common = ("console=ttyS0", "quiet", "panic=-1", "reboot=t", "random.trust_cpu=on", "init_on_alloc=0", "cryptomgr.notests")
     if cpu.accelerator is Accelerator.KVM:
         return common
-    return (*common, "mitigations=off", "no_timer_check", "tsc=reliable", f"tsc_early_khz={cpu.tsc_khz}")
+    return (*common, "mitigations=off", "lsm=landlock,lockdown,yama", "no_timer_check", "tsc=reliable", f"tsc_early_khz={cpu.tsc_khz}")
 
 
 def ram(limit: int) -> int:
