@@ -26,6 +26,7 @@ from twinhull.instance.base import (
 )
 from twinhull.instance.factory import make_instance, traits
 from twinhull.instance.runtimes import sandbox_trouble
+from twinhull.instance.vm.launchers import launchers
 from twinhull.instance.vm.parking import FIRST_SLOT, Parked, Pool, want
 from twinhull.instance.vm.snapshots import Resume
 from twinhull.network.files import hosts, resolv_conf
@@ -194,6 +195,7 @@ class Launcher:
     async def _attach_vm(self, live: Live, ports: tuple[Port, ...]) -> Attachment:
         """A guest that waits for it, if there is one; its taps get the ports' names."""
         spec = live.record.spec
+        launchers.keep()
         resume = await self.captures.resume(live, self.contents(live), fresh=not (self.paths(live.id).state / "scratch.img").exists())
         wish = want(spec.resources, len(ports), resume.snapshot.key if resume else "")
         attachment = Attachment(ports, ready=self.pool.claim(wish) if snapshots.can_be_parked(spec) else None, resume=resume)

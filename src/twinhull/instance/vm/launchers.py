@@ -2,7 +2,8 @@
 
 It waits on a socket for one description with its descriptors, does what any launcher does, and ends. It knows nothing before that, so
 it isn't found by a run folder among its arguments; instead it dies with the daemon that started it (PDEATHSIG), whatever it was doing, and
-what it had begun ends with it: QEMU's first instruction comes after its record (jail.py). Off unless the daemon wants it: `keep`.
+what it had begun ends with it: QEMU's first instruction comes after its record (jail.py). Off unless the daemon wants it (`keep`), from
+its first VM on, or from the beginning if it parks some.
 
 Called by `process.py` (`launch`) and the engine (`keep`, `close`).
 """

@@ -548,7 +548,7 @@ class VmInstance(Instance):
             await restore(self._monitor, saved.state)
         if self._require_made().capturing:
             await migration.go_on(self._monitor)
-        self._paused = (await self._monitor.execute("query-status")).get("status") == "paused"
+        self._paused = saved is None and (await self._monitor.execute("query-status")).get("status") == "paused"
         if self._paused:
             return  # nobody answers until it is resumed
         await self._connect_agent(seconds, listen=not self.resumed or saved is None)  # what was said before is another instance's

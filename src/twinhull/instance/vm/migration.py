@@ -71,9 +71,14 @@ async def restore(monitor: Monitor, state: int) -> None:
 
     Returns when QEMU reads it. If it can't, it says why on stderr and ends. No packets tell the network that a guest has moved.
     """
-    await monitor.execute("migrate-set-capabilities", capabilities=_IGNORE_SHARED)
-    await monitor.execute("migrate-set-parameters", announce_rounds=0)
-    await monitor.execute("migrate-incoming", uri=f"fd:{state}")
+    steps = (
+        monitor.execute("migrate-set-capabilities", capabilities=_IGNORE_SHARED),
+        monitor.execute("migrate-set-parameters", announce_rounds=0),
+        monitor.execute("migrate-incoming", uri=f"fd:{state}"),
+    )
+    for result in await asyncio.gather(*steps, return_exceptions=True):  # QEMU does one after the other; nobody waits in between
+        if isinstance(result, BaseException):
+            raise result
 
 
 async def restore_stopped(monitor: Monitor, state: int) -> None:
