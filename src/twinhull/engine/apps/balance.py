@@ -27,8 +27,8 @@ from twinhull.spec.network import NetworkRecord
 from twinhull.spec.service import ServiceRecord, ServiceSide
 from twinhull.store.apps import AppTable, Member
 
-_FAULT_LEAST = 10
-"""Server errors that count as a fault, if they are at least half of all answers."""
+_FAULT_LEAST, _ALL_LEAST = 10, 3
+"""Errors that count as a fault, if they are at least half of all answers; requests, if all of them failed."""
 
 
 @dataclass(eq=False)
@@ -319,7 +319,7 @@ class Balance:
             if live is None or backend is None:
                 continue
             for server in backend.servers:
-                if server.name == live.record.name and server.errors >= _FAULT_LEAST and server.errors * 2 >= server.requests:
+                if server.name == live.record.name and is_fault(server.errors, server.requests):
                     found[live.id] = f"{server.errors} of {server.requests} requests failed"
         return found
 
@@ -328,6 +328,11 @@ class Balance:
             return await self.gateway.stats()
         except TwinhullError:
             return ()
+
+
+def is_fault(errors: int, requests: int) -> bool:
+    """Whether what an instance answered is bad enough to count against it: half of many, or all of a few."""
+    return (errors >= _FAULT_LEAST and errors * 2 >= requests) or errors >= requests >= _ALL_LEAST
 
 
 def _limited(spec: ServiceSpec) -> tuple[RouteSpec, ...]:
