@@ -17,6 +17,7 @@ from twinhull.plan.memory import Memory
 from twinhull.plan.observed import Desired, Observed, Seen, Wish
 from twinhull.plan.rollout import Member
 from twinhull.plan.scene import Scene, scene
+from twinhull.spec.selection import used
 
 
 def reconcile(desired: Desired, observed: Observed, memory: Mapping[str, Memory]) -> Plan:
@@ -43,14 +44,12 @@ def _by_service(instances: Sequence[Seen]) -> dict[str, list[Seen]]:
 
 def _make_parts(desired: Desired, draft: Draft) -> None:
     """Networks and volumes that the wanted services use."""
-    specs = [wish.spec for wish in desired.wishes.values() if not wish.stopped]
-    networks = {each.network for spec in specs for each in spec.template.networks}
-    volumes = {mount.source for spec in specs for mount in spec.template.mounts}
+    networks, sources = used(wish.spec for wish in desired.wishes.values() if not wish.stopped)
     for name, network in desired.app.networks.items():
         if name in networks and not network.external and name not in draft.observed.networks:
             draft.ask(CreateNetwork(name, f"{desired.app.name} uses it, and it doesn't exist"))
     for name, volume in desired.app.volumes.items():
-        if name in volumes and not volume.external and name not in draft.observed.volumes:
+        if name in sources and not volume.external and name not in draft.observed.volumes:
             draft.ask(CreateVolume(name, f"{desired.app.name} uses it, and it doesn't exist"))
 
 

@@ -28,6 +28,13 @@ def with_dependencies(app: AppSpec, names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def used(services: Iterable[ServiceSpec]) -> tuple[frozenset[str], frozenset[str]]:
+    """What they use: the names of networks; and the sources of mounts, which are names of volumes and folders of the host."""
+    templates = [service.template for service in services]
+    networks = frozenset(each.network for template in templates for each in template.networks)
+    return networks, frozenset(mount.source for template in templates for mount in template.mounts)
+
+
 def merge(present: AppSpec, file: AppSpec, names: Collection[str], *, prune: bool = False) -> AppSpec:
     """The present application with these services, and the networks and volumes that they use, as the file has them.
 
@@ -39,8 +46,7 @@ def merge(present: AppSpec, file: AppSpec, names: Collection[str], *, prune: boo
         stay = with_dependencies(present, stay & frozenset(file.services)) - frozenset(names)
     taken = {name: _apart(service, names) for name, service in file.services.items() if name in names}
     kept = {name: service for name, service in present.services.items() if name in stay}
-    networks = {each.network for service in taken.values() for each in service.template.networks}
-    sources = {mount.source for service in taken.values() for mount in service.template.mounts}
+    networks, sources = used(taken.values())
     return replace(
         file,
         services=_ordered(taken | kept),

@@ -17,10 +17,10 @@ from twinhull.cli.style import paint
 from twinhull.client.sync import Client
 from twinhull.engine.apps.base import UpOptions
 from twinhull.errors import NotFoundError
-from twinhull.spec.selection import meant
+from twinhull.spec.selection import meant, used
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from twinhull.cli.parse import Arguments
     from twinhull.engine.apps.base import AppView
@@ -58,8 +58,12 @@ def _options(args: Arguments, spec: AppSpec) -> UpOptions:
     services = tuple(args.all("service"))
     recreate = (services or tuple(spec.services)) if args.switch("force_recreate") else ()
     orphans, renew = args.switch("remove_orphans"), args.switch("renew_anon_volumes")
-    cause = " ".join(("up", *services))[:_LONGEST_CAUSE]
-    return UpOptions(cause, orphans, services, recreate, renew_volumes=renew, no_deps=args.switch("no_deps"))
+    return UpOptions(cause(services), orphans, services, recreate, renew_volumes=renew, no_deps=args.switch("no_deps"))
+
+
+def cause(services: Sequence[str]) -> str:
+    """What `history` says of an `up`."""
+    return " ".join(("up", *services))[:_LONGEST_CAUSE]
 
 
 def _scaled(args: Arguments, spec: AppSpec, names: Collection[str]) -> AppSpec:
@@ -102,7 +106,7 @@ def _tell_others(spec: AppSpec, names: Collection[str]) -> None:
 
 def make_folders(spec: AppSpec, names: Collection[str]) -> None:
     """Bind mounts of these services that the file says shall be made."""
-    sources = {mount.source for name in names for mount in spec.services[name].template.mounts}
+    _, sources = used(spec.services[name] for name in names)
     for path in spec.host_paths:
         if path in sources and not os.path.lexists(path):
             os.makedirs(path)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from twinhull.cli import apps
 from twinhull.cli.style import paint, printable
+from twinhull.cli.verbs.apps import cause
 from twinhull.client.sync import Client
 from twinhull.engine.apps.base import UpOptions
 from twinhull.errors import TwinhullError, UserError
@@ -53,7 +54,7 @@ def watch(args: Arguments) -> int:
             raise UserError(f"develop.watch: {root} doesn't exist")
     with Client() as client:
         if not args.switch("no_up"):
-            before = client.app_up(spec, UpOptions(" ".join(("up", *chosen))[:200], services=tuple(chosen)))
+            before = client.app_up(spec, UpOptions(cause(chosen), services=tuple(chosen)))
             apps.follow(client, spec.name, apps.started, before=before, services=chosen)
         print(f"watching {', '.join(map(printable, roots))}", file=sys.stderr, flush=True)
         with suppress(KeyboardInterrupt):

@@ -20,7 +20,7 @@ from twinhull.image.base import ImageView
 from twinhull.spec.app import AppSpec, ServiceSpec
 from twinhull.spec.instance import FileSpec, InstanceSpec
 from twinhull.spec.process import ImageConfig
-from twinhull.spec.selection import meant, merge
+from twinhull.spec.selection import meant, merge, used
 from twinhull.store.apps import Pin, Revision
 
 _SECRET = "secret:"
@@ -80,9 +80,7 @@ class Resolver:
 
     def _check_external(self, spec: AppSpec, names: Collection[str]) -> None:
         """That there is what these services use of others."""
-        templates = [spec.services[name].template for name in names]
-        networks = {each.network for template in templates for each in template.networks}
-        sources = {mount.source for template in templates for mount in template.mounts}
+        networks, sources = used(spec.services[name] for name in names)
         for name, network in spec.networks.items():
             if name in networks and network.external and name not in self.networks():
                 raise NotFoundError(f"external network {name} doesn't exist", f"twinhull network create {name}")

@@ -182,8 +182,10 @@ class Snapshots:
 
         Where QEMU or the kernel are missing, nothing is known to have changed.
         """
+        inputs = ""
         with contextlib.suppress(OSError, TwinhullError):
-            _Folder(self.home).collect(_inputs())
+            inputs = _inputs()
+        _Folder(self.home).collect(inputs)
 
     def close(self) -> None:
         """Let go of all in memory."""
@@ -292,9 +294,8 @@ async def thaw(agent: AgentClient, *, volumes: bool) -> None:
 
 
 async def recover(home: Home) -> None:
-    """Remove what a process that was killed left of a snapshot in the making, or half-removed."""
+    """Remove what a process that was killed left of a snapshot in the making; `Snapshots.collect` does of one that is in its place."""
     await trial.sweep(home, KIND)
-    await asyncio.to_thread(_Folder(home).collect)
     for disk in (home.state / "snapshots").glob(".disk-*"):
         disk.unlink(missing_ok=True)
 
